@@ -1,0 +1,181 @@
+"""Frame: one sealed block, the same on the wire and in a pack.
+
+    offset  size  field
+         0     4  magic           b"TFRM"
+         4     1  version         1
+         5     1  scheme          1 = AES-256-GCM, key derived from the epoch's seal key and this header
+         6     1  kind            see reference.py
+         7     1  level           0, or the height of a stream node or directory index
+         8     2  flags           low byte: needed to read, high byte: may be ignored
+        10     2  child count     references between header and payload
+        12     4  plain length    of the payload once opened and decompressed, at most MAX_PLAIN
+        16     4  payload length  at most plain length + 1 KiB, tag included
+        20     1  dictionary      0 = none
+        21     3  reserved        zero
+        24     8  epoch           name of the seal key
+        32     4  generation      of the domain's ID key
+        36    16  seal context    random, drawn by each sealer at its start
+        52     8  counter         of the seal context; also the nonce
+        60    32  ID              of (child list + plaintext), see reference.py
+        92    16  checksum        xxh3-128 of child list + payload
+       108     4  header check    CRC-32 of bytes 0 to 107
+       112  33 n  child list      references, the only copy: the sealed part names children by place
+              m   payload         raw or one zstd frame, then AES-256-GCM with its tag
+
+Integers are little-endian. The header has a check of its own because the lengths are used before
+the payload can be verified. The checksum is against accidents and needs no key; the seal's tag is
+against forgers. The seal's associated data is LABEL, the domain ID, the header with both checks
+zeroed, and the child list.
+"""
+
+import struct
+import zlib
+from typing import NamedTuple
+
+import xxhash
+
+from transfer.errors import FormatError, NewerFormat
+from transfer.formats.reference import (
+    Buffer,
+    NULL_ID,
+    REFERENCE_SIZE,
+    Kind,
+    Reference,
+    check_tag,
+    decode_references,
+    tag_of,
+)
+
+MAGIC = b"TFRM"
+LABEL = b"transfer frame 1"
+MAX_PLAIN = 4 * 2**20
+MAX_EXPANSION = 1024
+MAX_FRAME = 112 + 512 * REFERENCE_SIZE + MAX_PLAIN + MAX_EXPANSION
+MAX_CHILDREN = {Kind.DATA: 0, Kind.STREAM: 256, Kind.PAGE: 512, Kind.INDEX: 512, Kind.POINT: 0}
+ZSTD = 1  # flag: the payload is compressed
+_KNOWN_FLAGS = ZSTD
+_HEADER = struct.Struct("<4sBBBBHHIIB3s8sI16sQ32s16sI")
+_CHECKS_AT = 92
+HEADER_SIZE = _HEADER.size
+
+
+class Header(NamedTuple):
+    kind: int
+    level: int
+    flags: int
+    child_count: int
+    plain_length: int
+    payload_length: int
+    epoch: bytes
+    generation: int
+    context: bytes
+    counter: int
+    id: bytes
+    checksum: bytes = bytes(16)
+
+    @property
+    def tag(self) -> int:
+        return self.kind << 4 | self.level
+
+    @property
+    def reference(self) -> Reference:
+        return Reference(self.tag, self.id)
+
+    @property
+    def children_size(self) -> int:
+        return self.child_count * REFERENCE_SIZE
+
+    @property
+    def frame_length(self) -> int:
+        return HEADER_SIZE + self.children_size + self.payload_length
+
+
+class Frame(NamedTuple):
+    header: Header
+    children: bytes
+    payload: memoryview
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        return decode_references(self.children)
+
+
+def unchecked_header(header: Header) -> bytes:
+    """The header's bytes with both checks zeroed: for key derivation and associated data."""
+    packed = _HEADER.pack(
+        MAGIC, 1, 1, header.kind, header.level, header.flags, header.child_count,
+        header.plain_length, header.payload_length, 0, bytes(3), header.epoch,
+        header.generation, header.context, header.counter, header.id, bytes(16), 0,
+    )  # fmt: skip
+    return packed
+
+
+def checksum_of(children_and_payload: Buffer) -> bytes:
+    return xxhash.xxh3_128_digest(children_and_payload)
+
+
+def encode_header(header: Header) -> bytes:
+    """The header's bytes, checks included; *header.checksum* is taken as it is."""
+    head = unchecked_header(header)[:_CHECKS_AT] + header.checksum
+    return head + zlib.crc32(head).to_bytes(4, "little")
+
+
+def encode(header: Header, children: bytes, payload: Buffer) -> bytes:
+    body = children + bytes(payload)
+    return encode_header(header._replace(checksum=checksum_of(body))) + body
+
+
+def decode_header(buffer: Buffer, offset: int = 0) -> Header | None:
+    """The header at *offset*, its lengths within the limits; None means more bytes are needed.
+
+    Raises FormatError for damage, NewerFormat for an intact header of a later version.
+    """
+    view = memoryview(buffer)
+    if len(view) - offset < HEADER_SIZE:
+        return None
+    (magic, version, scheme, kind, level, flags, child_count, plain_length, payload_length,
+     dictionary, reserved, epoch, generation, context, counter, id, checksum, check,
+     ) = _HEADER.unpack_from(view, offset)  # fmt: skip
+    if magic != MAGIC or check != zlib.crc32(view[offset : offset + HEADER_SIZE - 4]):
+        raise FormatError(f"offset {offset}: no intact frame header")
+    if version != 1 or scheme != 1 or flags & 0xFF & ~_KNOWN_FLAGS or dictionary:
+        raise NewerFormat(
+            f"offset {offset}: a frame of version {version}, scheme {scheme}, "
+            f"flags {flags:#x}, dictionary {dictionary}",
+            "use a newer version of transfer",
+        )
+    header = Header(
+        kind, level, flags, child_count, plain_length, payload_length, epoch, generation,
+        context, counter, id, checksum,
+    )  # fmt: skip
+    _check_limits(header, reserved, offset)
+    return header
+
+
+def _check_limits(header: Header, reserved: bytes, offset: int) -> None:
+    check_tag(tag_of(Kind.DATA) if header.level > 15 else header.tag)
+    if (
+        header.level > 15
+        or reserved != bytes(3)
+        or header.plain_length > MAX_PLAIN
+        or not 16 <= header.payload_length <= header.plain_length + MAX_EXPANSION
+        or header.child_count > MAX_CHILDREN[Kind(header.kind)]
+        or header.id == NULL_ID
+    ):
+        raise FormatError(f"offset {offset}: a frame header beyond the limits")
+
+
+def decode(buffer: Buffer, offset: int = 0) -> tuple[Frame, int] | None:
+    """The frame at *offset*, its checksum verified, and the offset after it; None: more bytes."""
+    view = memoryview(buffer)
+    header = decode_header(view, offset)
+    if header is None:
+        return None
+    body = offset + HEADER_SIZE
+    end = offset + header.frame_length
+    if len(view) < end:
+        return None
+    if checksum_of(view[body:end]) != header.checksum:
+        raise FormatError(f"offset {offset}: checksum of {header.reference} failed")
+    payload_at = body + header.children_size
+    return Frame(header, bytes(view[body:payload_at]), view[payload_at:end]), end
