@@ -278,7 +278,7 @@ async def test_messages_have_a_limit():
     async with Pool(1, tools) as pool, pool.lease() as leased:
         with pytest.raises(TransferError, match="limit"):
             await leased.call(large, 20 * 2**20)
-        with pytest.raises(ValueError, match="limit"):
+        with pytest.raises(TransferError, match="limit"):
             await leased.call(keep, bytes(20 * 2**20))
         assert len(await leased.call(large, 10 * 2**20)) == 10 * 2**20
         assert len(await leased.call(keep, bytes(10 * 2**20))) == 10 * 2**20

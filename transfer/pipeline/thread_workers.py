@@ -37,9 +37,7 @@ class ThreadWorker:
         self, lane: int, function: Callable[..., Any], args: Any, kwargs: Any
     ) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
-        answer = loop.run_in_executor(
-            self._thread, self._place.run, lane, function, args, kwargs
-        )
+        answer = loop.run_in_executor(self._thread, self._place.run, lane, function, args, kwargs)
         self._running.add(answer)
         answer.add_done_callback(self._running.discard)
         return answer

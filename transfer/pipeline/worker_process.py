@@ -101,6 +101,20 @@ def harmless(error: BaseException) -> Exception:
     return TransferError(f"a worker's function raised {type(error).__name__}: {error}")
 
 
+def encode_message(number: int, content: object) -> bytes:
+    body = _checked(pickle.dumps(content, pickle.HIGHEST_PROTOCOL))
+    return HEADER.pack(len(body), number) + body
+
+
+def decode_answer(body: bytes) -> tuple[bool, Any]:
+    """(True, result) or (False, exception)."""
+    try:
+        fine, value = pickle.loads(body)
+    except Exception as error:
+        return False, TransferError(f"a worker's result does not unpickle: {error}")
+    return fine, value
+
+
 def encode_answer(value: Any) -> bytes:
     return _checked(pickle.dumps((True, value), pickle.HIGHEST_PROTOCOL))
 
@@ -136,6 +150,15 @@ def receive(stream: BinaryIO) -> tuple[int, bytes] | None:
         raise TransferError(f"a message of {length} bytes is over the limit")
     body = stream.read(length)
     return (number, body) if len(body) == length else None
+
+
+def unnamed_file() -> BinaryIO:
+    """A file in memory where there is such a thing; it goes with its last user."""
+    if hasattr(os, "memfd_create"):
+        return cast(BinaryIO, open(os.memfd_create("transfer-slots"), "r+b", buffering=0))
+    import tempfile
+
+    return cast(BinaryIO, tempfile.TemporaryFile(buffering=0))
 
 
 def _answer(place: Workplace, body: bytes) -> bytes:

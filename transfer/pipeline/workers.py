@@ -13,20 +13,25 @@ A lost worker's slots stay until the leases that hold them end.
 import asyncio
 import mmap
 import os
-import pickle
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Concatenate, ParamSpec, Protocol, Self, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from transfer.errors import TransferError, WorkerLost
+from transfer.errors import WorkerLost
 from transfer.pipeline.thread_workers import ThreadWorker
-from transfer.pipeline.worker_process import HEADER, MAX_MESSAGE, SLOT_SIZE, Lane
+from transfer.pipeline.worker_process import (
+    HEADER,
+    MAX_MESSAGE,
+    SLOT_SIZE,
+    Lane,
+    decode_answer,
+    encode_message,
+    unnamed_file,
+)
 
 __all__ = ["SLOT_SIZE", "Lane", "Leased", "Pool"]
 
@@ -38,25 +43,6 @@ _PATIENCE = 2.0  # seconds that a worker has to end by itself
 _ROOT = str(Path(__file__).parents[2])
 
 
-class Worker(Protocol):
-    """One of the pool's workers, be it a process or a thread."""
-
-    lost: bool
-    slots: list[memoryview]
-    free: list[int]  # lanes that nobody has leased
-
-    def submit(
-        self, lane: int, function: Callable[..., Any], args: Any, kwargs: Any
-    ) -> asyncio.Future[Any]:
-        """The answer to come; it always comes, if only as WorkerLost. Nobody may cancel it."""
-
-    def forget(self, lane: int) -> None:
-        """Empty the lane's *kept*, after all that was submitted before."""
-
-    async def close(self) -> None:
-        """End the worker, whatever it does; nothing of it is left, also when this is cancelled."""
-
-
 class ProcessWorker:
     """A process that runs `transfer.pipeline.worker_process`, seen from its parent."""
 
@@ -64,7 +50,7 @@ class ProcessWorker:
         self, prepare: Callable[..., Any], arguments: tuple[Any, ...], lanes: int, slot_size: int
     ) -> None:
         setup = [(sys.path, lanes, slot_size), (prepare, arguments)]
-        messages = b"".join(_message(0, part) for part in setup)
+        messages = b"".join(encode_message(0, part) for part in setup)
         self._memory, self._process, self._socket = _start(lanes * slot_size)
         view = memoryview(self._memory)
         self.slots = [view[n * slot_size : (n + 1) * slot_size] for n in range(lanes)]
@@ -80,18 +66,21 @@ class ProcessWorker:
     def submit(
         self, lane: int, function: Callable[..., Any], args: Any, kwargs: Any
     ) -> asyncio.Future[Any]:
+        """The answer to come; it always does, if only as WorkerLost. Nobody may cancel it."""
         if function.__module__ == "__main__":
             raise TypeError(f"{function.__qualname__} stands in the main program: not importable")
         self._count += 1
-        message = _message(self._count, (lane, function, args, kwargs))
+        message = encode_message(self._count, (lane, function, args, kwargs))
         answer = self._pending[self._count] = self._loop.create_future()
         self._send(message)
         return answer
 
     def forget(self, lane: int) -> None:
-        self._send(_message(0, (lane,)))
+        """Empty the lane's *kept*, after all that was submitted before."""
+        self._send(encode_message(0, (lane,)))
 
     async def close(self) -> None:
+        """End the worker, whatever it does; nothing of it is left, also when this is cancelled."""
         self._hang_up("its pool was closed")
         try:
             async with asyncio.timeout(_PATIENCE):
@@ -146,9 +135,10 @@ class ProcessWorker:
             end = HEADER.size + length
             if len(self._in) < end:
                 break
-            body = bytes(self._in[HEADER.size : end])
+            fine, value = decode_answer(bytes(self._in[HEADER.size : end]))
             del self._in[:end]
-            _settle(self._pending.pop(number), body)
+            answer = self._pending.pop(number)
+            answer.set_result(value) if fine else answer.set_exception(value)
         return True
 
     def _lose(self) -> None:
@@ -175,27 +165,9 @@ class ProcessWorker:
             self._process.wait(1)
 
 
-def _message(number: int, content: object) -> bytes:
-    body = pickle.dumps(content, pickle.HIGHEST_PROTOCOL)
-    if len(body) > MAX_MESSAGE:
-        raise ValueError(f"a message of {len(body)} bytes is over the limit; use the slot")
-    return HEADER.pack(len(body), number) + body
-
-
-def _settle(answer: asyncio.Future[Any], body: bytes) -> None:
-    try:
-        fine, value = pickle.loads(body)
-    except Exception as error:
-        fine, value = False, TransferError(f"a worker's result does not unpickle: {error}")
-    if fine:
-        answer.set_result(value)
-    else:
-        answer.set_exception(value)
-
-
 def _start(size: int) -> tuple[mmap.mmap, subprocess.Popen[bytes], socket.socket]:
     """A worker's memory, its process, and our end of its socket."""
-    with _unnamed_file() as memory_file:
+    with unnamed_file() as memory_file:
         os.ftruncate(memory_file.fileno(), size)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
@@ -215,10 +187,7 @@ def _start(size: int) -> tuple[mmap.mmap, subprocess.Popen[bytes], socket.socket
         return mmap.mmap(memory_file.fileno(), size), process, ours
 
 
-def _unnamed_file() -> BinaryIO:
-    if hasattr(os, "memfd_create"):
-        return cast(BinaryIO, open(os.memfd_create("transfer-slots"), "r+b", buffering=0))
-    return cast(BinaryIO, tempfile.TemporaryFile(buffering=0))
+Worker = ProcessWorker | ThreadWorker
 
 
 class Leased:
@@ -302,12 +271,7 @@ class Pool:
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._close()
 
     @asynccontextmanager
