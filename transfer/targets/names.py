@@ -1,0 +1,52 @@
+"""Give a finished file its name, without trusting that the temporary name is still its own."""
+
+import errno
+import os
+from contextlib import suppress
+
+from transfer.errors import TargetRefused
+from transfer.files.metadata import anchored, stat_at, to_stat
+from transfer.files.system import rename_new
+
+_NO_NOREPLACE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
+
+
+def link(anchor: int, fd: int, name: bytes) -> None:
+    """Another name for the inode of *anchor*, in the directory *fd*."""
+    os.link(anchored(anchor), name, dst_dir_fd=fd, follow_symlinks=True)
+
+
+def publish(fd: int, inode: int, temporary: bytes, name: bytes, replace: bool) -> None:
+    """Move *temporary*, which must be *inode*, to *name*."""
+    try:
+        if replace:
+            os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
+        else:
+            _rename_new(fd, temporary, name)
+    except OSError:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=fd)
+        raise
+    if stat_at(fd, name).identity != to_stat(os.fstat(inode)).identity:
+        raise TargetRefused(
+            f"{name.decode(errors='backslashreplace')} was replaced while it was restored"
+        )
+
+
+def _rename_new(fd: int, temporary: bytes, name: bytes) -> None:
+    try:
+        return rename_new(fd, temporary, name)
+    except OSError as error:
+        if error.errno not in _NO_NOREPLACE:
+            raise
+    try:
+        os.link(temporary, name, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=False)
+        os.unlink(temporary, dir_fd=fd)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # Neither way is there, as on vfat through FUSE: nobody keeps secrets there anyway.
+        if os.path.lexists(anchored(fd) + b"/" + name):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from error
+        os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)

@@ -1,0 +1,252 @@
+"""Tree target: files, directories, links and devices below one directory.
+
+Nothing here follows a symlink below the root or trusts a name twice: a restore by root goes into
+directories that somebody else may write. Whatever is made has a temporary name until its content
+and metadata are complete; directories get theirs last, by `finish_directory`.
+"""
+
+import os
+import secrets
+import stat as modes
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transfer.errors import TargetRefused
+from transfer.files.directories import OpenDirectories, Place
+from transfer.files.metadata import Stat, anchored, open_anchor, stat_at, to_stat
+from transfer.files.system import sync_filesystem
+from transfer.formats.entry import Entry, FileType
+from transfer.formats.reference import Buffer
+from transfer.targets import target_errors
+from transfer.targets.metadata import set_metadata
+from transfer.targets.names import link, publish
+from transfer.targets.zeros import make_hole, runs, write_all
+
+TEMPORARY = b".transfer-"
+_OPEN_FILES = 64
+_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+class TreeTarget:
+    """Writes below *root*; *owner* is "number", "name" or "none" (whoever restores).
+
+    What is there already is an error (FileExistsError) unless `replace` is asked for. Not for use
+    by several threads; several targets, also in other processes, may write below the same root
+    and go on with each other's temporary files.
+    """
+
+    def __init__(
+        self, root: bytes, owner: str = "number", directories: OpenDirectories | None = None
+    ) -> None:
+        if owner not in ("number", "name", "none"):
+            raise ValueError(f"owner {owner!r}")
+        self._root, self._owner = root, owner
+        self._directories = directories or OpenDirectories()
+        self._files: OrderedDict[tuple[Place, bytes], int] = OrderedDict()
+
+    def place(self, *parts: bytes) -> Place:
+        return Place(self._root, parts)
+
+    def close(self) -> None:
+        while self._files:
+            os.close(self._files.popitem()[1])
+        self._directories.close()
+
+    def sync(self) -> None:
+        """Return when everything written below the root's file system is durable."""
+        with target_errors(self._root):
+            sync_filesystem(self._directories.fd(Place(self._root)))
+
+    def exists(self, place: Place, name: bytes) -> Stat | None:
+        """What stands under *name* now; a symlink is itself."""
+        try:
+            return stat_at(self._directories.fd(place), name)
+        except FileNotFoundError:
+            return None
+
+    def make_directory(self, place: Place, name: bytes) -> bool:
+        """Make it for the caller alone; False if a directory is there already."""
+        with self._directory(place, name) as fd:
+            try:
+                os.mkdir(name, 0o700, dir_fd=fd)
+            except FileExistsError:
+                if stat_at(fd, name).type is not FileType.DIRECTORY:
+                    raise
+                return False
+            return True
+
+    def finish_directory(self, place: Place, entry: Entry) -> list[str]:
+        """Set the metadata of the directory *entry*.name in *place*, when all in it is done."""
+        with target_errors(place.child(entry.name).path):
+            below = self._directories.fd(place.child(entry.name))
+            return set_metadata(below, entry, self._owner)
+
+    def create_file(self, place: Place, name: bytes, length: int) -> bytes:
+        """Make an empty file of *length* for the caller alone, and return its temporary name."""
+        with self._directory(place, name) as fd:
+            temporary = _temporary_name()
+            file = os.open(temporary, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=fd)
+            self._keep(place, temporary, file)
+            os.ftruncate(file, length)
+            return temporary
+
+    def write(
+        self, place: Place, temporary: bytes, offset: int, view: Buffer, sparse: bool = False
+    ) -> None:
+        """Write all of *view*; with *sparse*, aligned pages of zeros become holes."""
+        with target_errors(place.child(temporary).path):
+            file = self._file(place, temporary)
+            content = memoryview(view)
+            if not sparse:
+                return write_all(file, offset, content)
+            for start, end, is_zero in runs(bytes(content), offset):
+                if is_zero:
+                    make_hole(file, offset + start, end - start)
+                else:
+                    write_all(file, offset + start, content[start:end])
+
+    def allocate(self, place: Place, temporary: bytes, offset: int, length: int) -> None:
+        """Take the space for *length* zeros, in a file that must not have holes."""
+        if length:
+            with target_errors(place.child(temporary).path):
+                os.posix_fallocate(self._file(place, temporary), offset, length)
+
+    def read(self, place: Place, temporary: bytes, offset: int, view: memoryview) -> int:
+        """Fill *view* with what was written, to resume: fewer bytes only at the end."""
+        done = 0
+        file = self._file(place, temporary)
+        while done < len(view) and (got := os.preadv(file, [view[done:]], offset + done)):
+            done += got
+        return done
+
+    def sync_file(self, place: Place, temporary: bytes) -> None:
+        """Return when what was written to the file is durable."""
+        with target_errors(place.child(temporary).path):
+            os.fdatasync(self._file(place, temporary))
+
+    def discard(self, place: Place, temporary: bytes) -> None:
+        """Remove a temporary file; none is fine."""
+        self._forget(place, temporary)
+        try:
+            os.unlink(temporary, dir_fd=self._directories.fd(place))
+        except FileNotFoundError:
+            pass
+
+    def finish_file(
+        self, place: Place, temporary: bytes, name: bytes, entry: Entry, replace: bool = False
+    ) -> list[str]:
+        """Set the metadata and give the file its name; the codes of what was not allowed."""
+        with self._directory(place, name) as fd:
+            file = self._file(place, temporary)
+            try:
+                failed = set_metadata(file, entry, self._owner)
+                publish(fd, file, temporary, name, replace)
+            finally:
+                self._forget(place, temporary)
+            return failed
+
+    def make_symlink(self, place: Place, entry: Entry, replace: bool = False) -> list[str]:
+        with self._directory(place, entry.name) as fd:
+            temporary = _temporary_name()
+            os.symlink(entry.target, temporary, dir_fd=fd)
+            return self._finish_made(fd, temporary, entry, replace)
+
+    def make_special(self, place: Place, entry: Entry, replace: bool = False) -> list[str]:
+        """Make a fifo or a device; ["device"] if the caller may not, and then nothing is made."""
+        format_bits = {
+            FileType.FIFO: modes.S_IFIFO,
+            FileType.CHARACTER: modes.S_IFCHR,
+            FileType.BLOCK: modes.S_IFBLK,
+        }[entry.type]
+        with self._directory(place, entry.name) as fd:
+            temporary = _temporary_name()
+            try:
+                os.mknod(temporary, format_bits | 0o600, os.makedev(*entry.device), dir_fd=fd)
+            except PermissionError:
+                if entry.type is FileType.FIFO:
+                    raise
+                return ["device"]
+            return self._finish_made(fd, temporary, entry, replace)
+
+    def make_hard_link(
+        self,
+        place: Place,
+        name: bytes,
+        first_place: Place,
+        first_name: bytes,
+        identity: tuple[int, int],
+        replace: bool = False,
+    ) -> None:
+        """Link *name* to the first name's inode; TargetRefused unless that is *identity*."""
+        first_fd = self._directories.fd(first_place)
+        with self._directory(place, name) as fd, _anchored(first_fd, first_name) as (anchor, stat):
+            if stat.identity != identity:
+                raise TargetRefused(f"{_shown(first_place, first_name)} was replaced")
+            if not replace:
+                return link(anchor, fd, name)
+            there = self.exists(place, name)
+            if there is not None and there.identity == identity:
+                return  # renaming one name of a file over another does nothing
+            temporary = _temporary_name()
+            link(anchor, fd, temporary)
+            publish(fd, anchor, temporary, name, replace)
+
+    @contextmanager
+    def _directory(self, place: Place, name: bytes) -> Iterator[int]:
+        with target_errors(place.child(name).path):
+            yield self._directories.fd(place)
+
+    def _finish_made(self, fd: int, temporary: bytes, entry: Entry, replace: bool) -> list[str]:
+        with _anchored(fd, temporary) as (anchor, stat):
+            # A second name would be that of somebody's file, linked here to be changed by us.
+            if stat.type is not entry.type or stat.nlink != 1:
+                raise TargetRefused(f"{_text(temporary)} was replaced")
+            failed = set_metadata(anchored(anchor), entry, self._owner)
+            publish(fd, anchor, temporary, entry.name, replace)
+            return failed
+
+    def _file(self, place: Place, temporary: bytes) -> int:
+        file = self._files.get((place, temporary))
+        if file is None:
+            fd = self._directories.fd(place)
+            file = self._keep(place, temporary, os.open(temporary, _FLAGS, dir_fd=fd))
+            stat = to_stat(os.fstat(file))
+            if (stat.type, stat.nlink, stat.uid) != (FileType.FILE, 1, os.geteuid()):
+                self._forget(place, temporary)
+                raise TargetRefused(f"{_shown(place, temporary)} was replaced")
+        else:
+            self._files.move_to_end((place, temporary))
+        return file
+
+    def _keep(self, place: Place, temporary: bytes, file: int) -> int:
+        self._files[place, temporary] = file
+        while len(self._files) > _OPEN_FILES:
+            os.close(self._files.popitem(last=False)[1])
+        return file
+
+    def _forget(self, place: Place, temporary: bytes) -> None:
+        file = self._files.pop((place, temporary), None)
+        if file is not None:
+            os.close(file)
+
+
+def _temporary_name() -> bytes:
+    return TEMPORARY + secrets.token_hex(8).encode()
+
+
+@contextmanager
+def _anchored(fd: int, name: bytes) -> Iterator[tuple[int, Stat]]:
+    anchor = open_anchor(fd, name)
+    try:
+        yield anchor, to_stat(os.fstat(anchor))
+    finally:
+        os.close(anchor)
+
+
+def _shown(place: Place, name: bytes) -> str:
+    return _text(place.child(name).path)
+
+
+def _text(path: bytes) -> str:
+    return path.decode(errors="backslashreplace")

@@ -1,0 +1,57 @@
+"""Write bytes, zeros and holes at an offset."""
+
+import errno
+import os
+from collections.abc import Iterator
+
+from transfer.files.system import punch_hole
+
+_PAGE = 4096
+_ZEROS = memoryview(bytes(2**20))
+_ZERO_PAGE = bytes(_PAGE)
+_FINAL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+
+
+def write_all(fd: int, offset: int, view: memoryview) -> None:
+    done = 0
+    while done < len(view):
+        done += os.pwrite(fd, view[done:], offset + done)
+
+
+def write_zeros(fd: int, offset: int, length: int) -> None:
+    end = offset + length
+    for at in range(offset, end, len(_ZEROS)):
+        write_all(fd, at, _ZEROS[: end - at])
+
+
+def make_hole(fd: int, offset: int, length: int) -> None:
+    """The range reads as zeros, whatever was there; it takes no space where holes are possible."""
+    if length == 0:
+        return
+    try:
+        punch_hole(fd, offset, length)
+    except OSError as error:
+        if error.errno in _FINAL:
+            raise
+        write_zeros(fd, offset, length)
+
+
+def runs(content: bytes, offset: int) -> Iterator[tuple[int, int, bool]]:
+    """(start, end, all zeros): runs of whole pages of zeros, and what lies between them.
+
+    Pages are aligned in the file, where *content* stands at *offset*.
+    """
+    start, was_zero = 0, False
+    at = -offset % _PAGE
+    while at + _PAGE <= len(content):
+        is_zero = content.startswith(_ZERO_PAGE, at)
+        if is_zero != was_zero:
+            if at > start:
+                yield start, at, was_zero
+            start, was_zero = at, is_zero
+        at += _PAGE
+    if was_zero:
+        yield start, at, True
+        start = at
+    if start < len(content):
+        yield start, len(content), False
