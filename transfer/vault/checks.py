@@ -1,0 +1,106 @@
+"""What every vault checks before it believes a client."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from transfer.crypto import signing
+from transfer.errors import FormatError, Refused
+from transfer.formats import frame, keyring, point
+from transfer.formats.reference import Buffer, Kind, Reference, decode_references
+from transfer.vault.base import MAX_BODY, MAX_FRAMES
+
+Epochs = frozenset[tuple[bytes, int]]  # epoch with its generation
+
+
+class Arrived(NamedTuple):
+    """A frame of a request; *sound* says that checksum and child list hold."""
+
+    header: frame.Header
+    references: tuple[Reference, ...]
+    raw: memoryview
+    sound: bool
+
+    def acceptable(self, epochs: Epochs) -> bool:
+        return self.sound and (self.header.epoch, self.header.generation) in epochs
+
+
+def split(frames: Buffer) -> list[Arrived]:
+    """Raises FormatError for a bad header, a frame cut short, or more than a request may hold."""
+    view = memoryview(frames)
+    if len(view) > MAX_BODY:
+        raise FormatError(f"a request of {len(view)} bytes; at most {MAX_BODY} are taken")
+    arrived: list[Arrived] = []
+    offset = 0
+    while offset < len(view):
+        header = frame.decode_header(view, offset)
+        if header is None or offset + header.frame_length > len(view):
+            raise FormatError(f"offset {offset}: the last frame is cut short")
+        if len(arrived) == MAX_FRAMES:
+            raise FormatError(f"a request holds at most {MAX_FRAMES} frames")
+        arrived.append(_check(header, view[offset : offset + header.frame_length]))
+        offset += header.frame_length
+    return arrived
+
+
+def _check(header: frame.Header, raw: memoryview) -> Arrived:
+    body = raw[frame.HEADER_SIZE :]
+    sound = frame.checksum_of(body) == header.checksum and header.kind != Kind.POINT
+    try:
+        references = decode_references(body[: header.children_size]) if sound else ()
+    except FormatError:
+        sound, references = False, ()
+    return Arrived(header, references, raw, sound)
+
+
+def intact(raw: bytes, reference: Reference) -> bool:
+    """Whether *raw* is one whole frame, checksum right, of this reference."""
+    try:
+        found = frame.decode(raw)
+    except FormatError:
+        return False
+    return found is not None and found[1] == len(raw) and found[0].header.reference == reference
+
+
+def new_keyring(raw: bytes, domain: bytes, version: int, newest: int) -> None:
+    """Raise Refused unless *raw* may be stored as *version* after *newest* (0 for none)."""
+    decoded = keyring.decode(raw)
+    if version != newest + 1:
+        raise Refused(
+            f"keyring version {version} does not follow version {newest}",
+            "another machine was faster; read the keyring again",
+        )
+    if (decoded.domain, decoded.version) != (domain, version):
+        raise Refused("the keyring is another domain's, or another version")
+    if signing.domain_id(decoded.public_key) != domain:
+        raise Refused("the keyring's public key is not the domain's")
+    if not signing.verify(decoded.public_key, decoded.signature, decoded.signed_part):
+        raise Refused("the keyring's signature does not hold")
+
+
+def epochs_of(keyrings: Iterable[bytes]) -> Epochs:
+    return frozenset(
+        (epoch.epoch, epoch.generation) for raw in keyrings for epoch in keyring.decode(raw).epochs
+    )
+
+
+def signed_point(raw: bytes, domain: bytes, item: bytes, newest_keyring: bytes | None) -> point.Point:
+    """The point, if the domain's key signed it for this item; else Refused."""
+    decoded = point.decode(raw)
+    if (decoded.domain, decoded.item) != (domain, item):
+        raise Refused("the recovery point is of another item than the session")
+    if newest_keyring is None:
+        raise Refused("the domain has no keyring", "register the machine first")
+    public_key = keyring.decode(newest_keyring).public_key
+    if not signing.verify(public_key, decoded.signature, decoded.signed_part):
+        raise Refused("the recovery point's signature does not hold")
+    return decoded
+
+
+def sealed_in(decoded: point.Point, epochs: Epochs) -> None:
+    """Raise Refused unless a stored keyring names the epoch of the point's sealed part."""
+    try:
+        header = frame.decode_header(decoded.sealed)
+    except FormatError:
+        header = None
+    if header is None or (header.epoch, header.generation) not in epochs:
+        raise Refused("no keyring of this vault names the recovery point's epoch")
