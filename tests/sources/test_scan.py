@@ -111,7 +111,10 @@ def test_xattrs_and_acls(place, directories):
         os.setxattr(path(place, b"file"), b"user.a", b"")
     except OSError:
         pytest.skip("the file system has no user xattrs")
-    assert entry_of(directories, place, b"file").xattrs == ((b"user.a", b""), (b"user.z", b"\0\xff"))
+    assert entry_of(directories, place, b"file").xattrs == (
+        (b"user.a", b""),
+        (b"user.z", b"\0\xff"),
+    )
     try:
         subprocess.run(["setfacl", "-m", "u:54321:r", path(place, b"file")], check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -141,7 +144,7 @@ def test_a_hole_makes_it_sparse(place, directories):
 
 def test_a_name_used_again_has_another_handle(place, directories):
     make(place, b"file")
-    if len(entry_of(directories, place, b"file").handle) == 12:
+    if entry_of(directories, place, b"file").handle.startswith(b"\xff" * 4):
         pytest.skip("the file system has no handles")
     handles = set()
     for _ in range(5):
