@@ -37,6 +37,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
+from itertools import pairwise
 from typing import NamedTuple
 
 from blake3 import blake3
@@ -156,7 +157,7 @@ def decode_trailer(pack: Buffer) -> Trailer | None:
     """
     view = memoryview(pack)
     footer_at = len(view) - FOOTER_SIZE
-    if footer_at < HEADER_SIZE or view[footer_at : footer_at + 4] != b"TEND":
+    if footer_at < HEADER_SIZE or bytes(view[footer_at : footer_at + 4]) != b"TEND":
         return None
     raw = bytes(view[footer_at:])
     _, version, reserved, index_at, count, digest, check = _FOOTER.unpack(raw)
@@ -174,7 +175,7 @@ def decode_trailer(pack: Buffer) -> Trailer | None:
 
 
 def _check_entries(entries: tuple[IndexEntry, ...], index_at: int) -> None:
-    if any(left >= right for left, right in zip(entries, entries[1:], strict=False)):
+    if any(left >= right for left, right in pairwise(entries)):
         raise FormatError("a pack index is out of order")
     for entry in entries:
         check_tag(entry.tag)

@@ -1,0 +1,369 @@
+"""Laws of every vault. A test module gives a `vault` fixture and imports all from here."""
+
+import asyncio
+
+import pytest
+
+from transfer.crypto import signing
+from transfer.errors import (
+    FormatError,
+    FrameMissing,
+    ItemBusy,
+    PointMissing,
+    Refused,
+    SessionEnded,
+)
+from transfer.formats import frame, keyring, point
+from transfer.formats.reference import Kind, Reference, encode_references, tag_of
+from transfer.vault.base import Missing, Outcome
+
+SIGNING_KEY = bytes(range(32))
+PUBLIC_KEY = signing.public_key_of(SIGNING_KEY)
+DOMAIN = signing.domain_id(PUBLIC_KEY)
+ITEM, OTHER_ITEM = b"i" * 16, b"j" * 16
+EPOCH, GENERATION = b"epoch-01", 1
+DATA, LEAF, PAGE = tag_of(Kind.DATA), tag_of(Kind.STREAM, 1), tag_of(Kind.PAGE)
+STORED, EXISTED, REJECTED = Outcome.STORED, Outcome.EXISTED, Outcome.REJECTED
+
+
+def id_of(number):
+    return number.to_bytes(32, "big")
+
+
+def made_frame(number, tag=DATA, children=(), epoch=EPOCH, payload=None):
+    """A frame and its reference; the payload is garbage that no vault looks into."""
+    payload = payload if payload is not None else b"%016d" % number * 3
+    header = frame.Header(
+        tag >> 4, tag & 15, 0, len(children), len(payload), len(payload), epoch, GENERATION,
+        b"c" * 16, number, id_of(number),
+    )  # fmt: skip
+    return Reference(tag, id_of(number)), frame.encode(header, encode_references(children), payload)
+
+
+def made_keyring(version=1, epochs=(EPOCH,), signing_key=SIGNING_KEY):
+    wrap = keyring.Wrap(
+        b"w", "passphrase", 1, 65536, 3, 1, bytes(32), bytes(32), b"wrapped"
+    )  # fmt: skip
+    names = [keyring.EpochName(epoch, GENERATION) for epoch in epochs]
+    body = keyring.Body(DOMAIN, version, PUBLIC_KEY, names, [wrap], bytes(32), b"secrets")
+    signed = keyring.signed_part(body)
+    return signed + signing.sign(signing_key, signed)
+
+
+def made_point(root, number=1, name=1, item=ITEM, signing_key=SIGNING_KEY, epoch=EPOCH):
+    sealed = made_frame(name, tag_of(Kind.POINT), epoch=epoch)[1]
+    bare = point.Point(
+        DOMAIN, item, number, bytes(32), root, GENERATION, 5, point.Consistency.NONE,
+        id_of(2**200 + name), sealed,
+    )  # fmt: skip
+    return point.encode(bare._replace(signature=signing.sign(signing_key, bare.signed_part)))
+
+
+async def begun(vault, item=ITEM):
+    """A session of a vault that has the domain's keyring."""
+    if await vault.keyring(DOMAIN) is None:
+        await vault.add_keyring(DOMAIN, 1, made_keyring())
+    return (await vault.open_session(DOMAIN, item)).number
+
+
+def made_tree():
+    """Two blocks, a leaf over them and a page over the leaf: references and frames, bottom-up."""
+    one, two = made_frame(1), made_frame(2)
+    leaf = made_frame(3, LEAF, [one[0], two[0]])
+    page = made_frame(4, PAGE, [leaf[0]])
+    references, frames = zip(one, two, leaf, page, strict=True)
+    return list(references), list(frames)
+
+
+async def has(vault, session, *references):
+    return [
+        (await vault.have(session, reference.tag, GENERATION, [reference.id]))[0]
+        for reference in references
+    ]
+
+
+async def with_point(vault):
+    """A vault with one committed tree; its references and frames."""
+    references, frames = made_tree()
+    session = await begun(vault)
+    await vault.store(session, b"".join(frames))
+    await vault.commit(session, made_point(references[-1]))
+    return references, frames
+
+
+async def test_frames_come_back_in_the_order_asked(vault):
+    session = await begun(vault)
+    made = [made_frame(number) for number in range(1, 6)]
+    assert await vault.store(session, b"".join(raw for _, raw in made)) == [STORED] * 5
+    unknown = Reference(DATA, id_of(99))
+    asked = [made[3][0], unknown, made[0][0], made[3][0]]
+    assert await vault.fetch(session, asked) == [made[3][1], None, made[0][1], made[3][1]]
+
+
+async def test_a_duplicate_exists_within_and_across_calls(vault):
+    session = await begun(vault)
+    _, raw = made_frame(1)
+    assert await vault.store(session, raw + raw) == [STORED, EXISTED]
+    assert await vault.store(session, bytearray(raw)) == [EXISTED]
+    assert (await vault.statistics())["blocks"] == 1
+
+
+async def test_nothing_is_stored_when_a_header_is_bad_or_the_last_frame_is_cut(vault):
+    session = await begun(vault)
+    reference, raw = made_frame(1)
+    bad = bytearray(made_frame(2)[1])
+    bad[70] ^= 1
+    for body in (raw + bytes(bad), raw + raw[:-1]):
+        with pytest.raises(FormatError):
+            await vault.store(session, body)
+    assert await has(vault, session, reference) == [False]
+
+
+async def test_a_bad_payload_rejects_that_frame_alone(vault):
+    session = await begun(vault)
+    good, bad = made_frame(1)[1], bytearray(made_frame(2)[1])
+    bad[-1] ^= 1
+    assert await vault.store(session, bytes(bad) + good) == [REJECTED, STORED]
+
+
+async def test_frames_and_points_of_an_unknown_epoch_are_refused(vault):
+    session = await begun(vault)
+    reference, raw = made_frame(1, epoch=b"unheard!")
+    assert await vault.store(session, raw) == [REJECTED]
+    assert await has(vault, session, reference) == [False]
+    with pytest.raises(Refused):
+        await vault.commit(session, made_point(None, epoch=b"unheard!"))
+    await vault.add_keyring(DOMAIN, 2, made_keyring(2, (EPOCH, b"unheard!")))
+    assert await vault.store(session, raw) == [STORED]
+
+
+async def test_have_says_yes_to_a_node_only_once_it_is_complete(vault):
+    session = await begun(vault)
+    references, (one, two, leaf, page) = made_tree()
+    assert await vault.store(session, one + leaf + page) == [STORED] * 3
+    assert await has(vault, session, *references) == [True, False, False, False]
+    assert await vault.store(session, two + leaf) == [STORED, EXISTED]
+    assert await has(vault, session, *references) == [True, True, True, False]
+    assert await vault.have(session, DATA, GENERATION + 1, [references[0].id]) == [False]
+
+
+async def test_commit_decides_completeness_that_order_left_open(vault):
+    session = await begun(vault)
+    references, frames = made_tree()
+    await vault.store(session, b"".join(reversed(frames)))
+    await vault.commit(session, made_point(references[-1]))
+    reader = await begun(vault, None)
+    assert await has(vault, reader, *references) == [True] * 4
+
+
+async def test_commit_names_what_is_missing_and_makes_nothing_visible(vault):
+    session = await begun(vault)
+    references, (one, _, leaf, page) = made_tree()
+    await vault.store(session, one + leaf + page)
+    with pytest.raises(FrameMissing) as caught:
+        await vault.commit(session, made_point(references[-1]))
+    assert isinstance(caught.value, Missing)
+    assert (caught.value.references, caught.value.more) == ((references[1],), False)
+    assert await vault.points(DOMAIN) == []
+    await vault.heartbeat(session)  # the session goes on
+
+
+async def test_a_cycle_is_never_complete(vault):
+    session = await begun(vault)
+    first, second = Reference(PAGE, id_of(1)), Reference(PAGE, id_of(2))
+    for reference, child in ((first, second), (second, first)):
+        number = int.from_bytes(reference.id, "big")
+        await vault.store(session, made_frame(number, PAGE, [child])[1])
+    with pytest.raises(FrameMissing):
+        await vault.commit(session, made_point(first))
+    assert await has(vault, session, first, second) == [False, False]
+
+
+async def test_a_tree_of_any_depth_is_walked(vault):
+    session = await begun(vault)
+    depth = 1500  # beyond Python's recursion limit
+    frames = [made_frame(1, PAGE)]
+    for number in range(2, depth):
+        frames.append(made_frame(number, PAGE, [frames[-1][0]]))
+    top_down = [raw for _, raw in reversed(frames)]
+    for at in range(0, len(top_down), 500):
+        await vault.store(session, b"".join(top_down[at : at + 500]))
+    stored = await vault.commit(session, made_point(frames[-1][0]))
+    assert stored.arrival_number == 1
+
+
+async def test_commit_is_idempotent_and_ends_the_session(vault):
+    session = await begun(vault)
+    reference, raw = made_frame(1, PAGE)
+    await vault.store(session, raw)
+    record = made_point(reference)
+    stored = await vault.commit(session, record)
+    assert stored.record == record
+    assert await vault.commit(session, record) == stored
+    assert await vault.points(DOMAIN) == [stored]
+    with pytest.raises(SessionEnded):
+        await vault.commit(session, made_point(reference, name=2))
+    with pytest.raises(SessionEnded):
+        await vault.store(session, raw)
+
+
+async def test_points_come_in_order_of_arrival(vault):
+    for name, number in ((7, 2), (3, 1), (5, 3)):
+        session = await begun(vault)
+        await vault.commit(session, made_point(None, number=number, name=name))
+    stored = await vault.points(DOMAIN)
+    assert [point.decode(one.record).number for one in stored] == [2, 1, 3]
+    assert [one.arrival_number for one in stored] == [1, 2, 3]
+
+
+async def test_points_with_a_wrong_signature_or_item_are_refused(vault):
+    session = await begun(vault)
+    forged = made_point(None, signing_key=bytes(32))
+    for record in (forged, made_point(None, item=OTHER_ITEM)):
+        with pytest.raises(Refused):
+            await vault.commit(session, record)
+    assert await vault.points(DOMAIN) == []
+
+
+async def test_a_reader_cannot_commit(vault):
+    session = await begun(vault, None)
+    with pytest.raises(SessionEnded):
+        await vault.commit(session, made_point(None))
+
+
+async def test_an_item_has_one_writer_and_readers_are_free(vault):
+    session = await begun(vault)
+    with pytest.raises(ItemBusy):
+        await vault.open_session(DOMAIN, ITEM)
+    await begun(vault, None)
+    await begun(vault, OTHER_ITEM)
+    await vault.end_session(session)
+    await vault.end_session(session)
+    await begun(vault)
+
+
+async def test_taking_over_fences_the_other_writer(vault):
+    old = await begun(vault)
+    new = await vault.open_session(DOMAIN, ITEM, take_over=True)
+    assert new.fence > old
+    with pytest.raises(SessionEnded):
+        await vault.heartbeat(old)
+    with pytest.raises(SessionEnded):
+        await vault.commit(old, made_point(None))
+    await vault.commit(new.number, made_point(None))
+
+
+async def test_unknown_and_ended_sessions_are_told_so(vault):
+    session = await begun(vault)
+    await vault.end_session(session)
+    await vault.end_session(12345)
+    for number in (session, 12345):
+        with pytest.raises(SessionEnded):
+            await vault.have(number, DATA, GENERATION, [id_of(1)])
+
+
+async def test_keyring_versions_are_added_by_compare_and_set(vault):
+    assert await vault.keyring(DOMAIN) is None
+    assert await vault.domains() == []
+    with pytest.raises(Refused):
+        await vault.add_keyring(DOMAIN, 2, made_keyring(2))
+    await vault.add_keyring(DOMAIN, 1, made_keyring())
+    with pytest.raises(Refused):
+        await vault.add_keyring(DOMAIN, 1, made_keyring())
+    await vault.add_keyring(DOMAIN, 2, made_keyring(2))
+    assert await vault.keyring(DOMAIN) == made_keyring(2)
+    assert await vault.keyring(DOMAIN, 1) == made_keyring()
+    assert await vault.keyring(DOMAIN, 3) is None
+    assert await vault.domains() == [DOMAIN]
+    assert (await vault.open_session(DOMAIN, None)).keyring_version == 2
+
+
+async def test_a_forged_or_swapped_keyring_is_refused(vault):
+    with pytest.raises(Refused):
+        await vault.add_keyring(DOMAIN, 1, made_keyring(signing_key=bytes(32)))
+    with pytest.raises(Refused):
+        await vault.add_keyring(b"d" * 16, 1, made_keyring())
+
+
+async def test_two_domains_do_not_see_each_other(vault):
+    session = await begun(vault)
+    reference, raw = made_frame(1)
+    await vault.store(session, raw)
+    stranger = (await vault.open_session(b"d" * 16, None)).number
+    assert await has(vault, stranger, reference) == [False]
+    assert await vault.fetch(stranger, [reference]) == [None]
+    assert await vault.points(b"d" * 16) == []
+
+
+async def test_a_reported_copy_counts_as_missing_until_a_new_one_heals_it(vault):
+    references, _ = await with_point(vault)
+    session = await begun(vault)
+    assert await vault.wanted(session) == []
+    await vault.report_damaged(session, [references[0]])
+    assert await has(vault, session, *references) == [False, True, False, False]
+    assert await vault.wanted(session) == [references[0]]
+    _, healthy = made_frame(1, payload=b"sealed once again")
+    assert await vault.store(session, healthy) == [STORED]
+    assert await vault.fetch(session, [references[0]]) == [healthy]
+    assert await vault.wanted(session) == []
+    assert await has(vault, session, *references) == [True] * 4
+
+
+async def test_a_reported_copy_is_still_given_when_it_is_the_only_one(vault):
+    references, frames = await with_point(vault)
+    session = await begun(vault, None)
+    await vault.report_damaged(session, [references[0]])
+    assert await vault.fetch(session, [references[0]]) == [frames[0]]
+
+
+async def test_damage_below_an_old_root_stops_a_commit(vault):
+    references, _ = await with_point(vault)
+    session = await begun(vault)
+    await vault.report_damaged(session, [references[1]])
+    with pytest.raises(FrameMissing):
+        await vault.commit(session, made_point(references[-1], 2, 2))
+
+
+async def test_wanted_asks_for_the_newest_point_of_the_item_only(vault):
+    references, _ = await with_point(vault)
+    session = await begun(vault)
+    await vault.commit(session, made_point(None, number=2, name=2))
+    session = await begun(vault)
+    await vault.report_damaged(session, references[:1])
+    assert await vault.wanted(session) == []
+    assert await vault.wanted(await begun(vault, OTHER_ITEM)) == []
+
+
+async def test_concurrent_calls_store_each_frame_once(vault):
+    session = await begun(vault)
+    _, raw = made_frame(1)
+    answers = await asyncio.gather(*(vault.store(session, raw) for _ in range(5)))
+    assert sorted(answer[0] for answer in answers) == [STORED] + [EXISTED] * 4
+
+
+async def test_statistics_count_what_is_stored(vault):
+    _, frames = await with_point(vault)
+    assert await vault.statistics() == {
+        "bytes_stored": sum(map(len, frames)), "blocks": 2, "nodes": 2, "points": 1, "machines": 1,
+    }  # fmt: skip
+
+
+async def test_a_deleted_point_stays_deleted(vault, delete_point):
+    await with_point(vault)
+    (stored,) = await vault.points(DOMAIN)
+    await delete_point(point.decode(stored.record).point_id)
+    assert await vault.points(DOMAIN) == []
+    with pytest.raises(PointMissing):
+        await vault.commit(await begun(vault), stored.record)
+
+
+async def test_a_session_expires_after_seven_days_of_silence(vault, clock):
+    session = await begun(vault)
+    clock.days(6)
+    await vault.heartbeat(session)
+    clock.days(6)
+    await vault.heartbeat(session)
+    clock.days(8)
+    with pytest.raises(SessionEnded):
+        await vault.heartbeat(session)
+    await begun(vault)

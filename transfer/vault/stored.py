@@ -1,0 +1,162 @@
+"""StoredVault: a vault in a directory, a catalog beside its objects.
+
+All its work is done by one thread of its own, so calls follow each other and the event loop
+never waits for a disk. `transfer.vault.open` makes one.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Concatenate, ParamSpec, TypeVar
+
+import sqlalchemy as sa
+
+from transfer.errors import Refused
+from transfer.formats.reference import Buffer, Reference
+from transfer.vault import catalog as cat
+from transfer.vault import checks
+from transfer.vault.base import Outcome, SessionInfo, StoredPoint, VaultInfo
+from transfer.vault.catalog import METADATA_FROM, Catalog
+from transfer.vault.frames import FrameStore
+from transfer.vault.ledger import Ledger
+from transfer.vault.objects import DirectoryObjects
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class StoredVault:
+    """See `Vault`. *lock* is a locked file descriptor, or None to read beside another process."""
+
+    def __init__(
+        self, info: VaultInfo, catalog: Catalog, objects: DirectoryObjects,
+        thread: ThreadPoolExecutor, lock: int | None, clock: Callable[[], int] = time.time_ns,
+    ) -> None:  # fmt: skip
+        self._info, self._thread, self._lock = info, thread, lock
+        self._catalog = catalog
+        self._frames = FrameStore(catalog, objects)
+        self._ledger = Ledger(catalog, objects, info.incarnation, clock)
+        self._closed = False
+
+    async def _call(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: function(*args, **kwargs))
+
+    async def _in_session(
+        self, number: int, function: Callable[Concatenate[bytes, P], T],
+        *args: P.args, **kwargs: P.kwargs,
+    ) -> T:  # fmt: skip
+        def work() -> T:
+            return function(self._ledger.session(number).domain, *args, **kwargs)
+
+        return await self._call(work)
+
+    async def info(self) -> VaultInfo:
+        return self._info
+
+    async def domains(self) -> list[bytes]:
+        return await self._call(self._ledger.domains)
+
+    async def keyring(self, domain: bytes, version: int | None = None) -> bytes | None:
+        return await self._call(self._ledger.keyring, domain, version)
+
+    async def add_keyring(self, domain: bytes, version: int, keyring: bytes) -> None:
+        await self._call(self._ledger.add_keyring, domain, version, bytes(keyring))
+
+    async def open_session(
+        self, domain: bytes, item: bytes | None, take_over: bool = False
+    ) -> SessionInfo:
+        return await self._call(self._ledger.open_session, domain, item, take_over)
+
+    async def heartbeat(self, session: int) -> None:
+        await self._call(self._ledger.session, session)
+
+    async def end_session(self, session: int) -> None:
+        await self._call(self._ledger.end_session, session)
+
+    async def have(
+        self, session: int, tag: int, generation: int, ids: Sequence[bytes]
+    ) -> list[bool]:
+        return await self._in_session(session, self._frames.have, tag, generation, ids)
+
+    async def store(self, session: int, frames: Buffer) -> list[Outcome]:
+        if self._lock is None:
+            raise Refused("this vault was opened for reading only")
+
+        def work() -> list[Outcome]:
+            domain = self._ledger.session(session).domain
+            arrived = checks.split(frames)
+            return self._frames.store(session, domain, arrived, self._ledger.epochs(domain))
+
+        # The thread reads *frames* until it is done: a cancelled caller must not reuse them.
+        return await _to_the_end(asyncio.ensure_future(self._call(work)))
+
+    async def fetch(self, session: int, references: Sequence[Reference]) -> list[bytes | None]:
+        asked = [Reference(*reference) for reference in references]
+        return await self._in_session(session, self._frames.fetch, asked)
+
+    async def commit(self, session: int, point: bytes) -> StoredPoint:
+        return await self._call(self._ledger.commit, session, bytes(point))
+
+    async def points(self, domain: bytes) -> list[StoredPoint]:
+        return await self._call(self._ledger.points, domain)
+
+    async def delete_point(self, domain: bytes, point_id: bytes) -> None:
+        """Leave a tombstone in the point's place."""
+        await self._call(self._ledger.delete_point, domain, point_id)
+
+    async def report_damaged(self, session: int, references: Sequence[Reference]) -> None:
+        asked = [Reference(*reference) for reference in references]
+        await self._in_session(session, self._frames.report_damaged, asked)
+
+    async def wanted(self, session: int) -> list[Reference]:
+        return await self._call(lambda: self._ledger.wanted(self._ledger.session(session)))
+
+    async def statistics(self) -> dict[str, int]:
+        return await self._call(statistics, self._catalog)
+
+    async def close(self) -> None:
+        """Close the open packs with trailers and release the lock; closing twice is harmless."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await _to_the_end(asyncio.ensure_future(self._call(self._release)))
+        finally:
+            self._thread.shutdown(wait=False)
+
+    def _release(self) -> None:
+        try:
+            self._frames.close()
+            self._catalog.close()
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+
+
+async def _to_the_end(task: "asyncio.Future[T]") -> T:
+    """Wait for *task* even when cancelled meanwhile; then the cancellation goes on."""
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        raise
+
+
+def statistics(catalog: Catalog) -> dict[str, int]:
+    def count(what: sa.ColumnElement[int], *conditions: sa.ColumnElement[bool]) -> int:
+        return connection.scalar(sa.select(what).where(*conditions)) or 0
+
+    tag = cat.frames.c.tag
+    with catalog.begin() as connection:
+        return {
+            "bytes_stored": count(sa.func.sum(cat.frames.c.length)),
+            "blocks": count(sa.func.count(tag), tag < METADATA_FROM),
+            "nodes": count(sa.func.count(tag), tag >= METADATA_FROM),
+            "points": count(sa.func.count(cat.points.c.point)),
+            "machines": count(sa.func.count(cat.keyrings.c.domain.distinct())),
+        }
