@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 
 import pytest
+import sqlalchemy as sa
 
 from tests.suites.vault import (
     DATA,
@@ -21,6 +22,7 @@ from tests.suites.vault import (
 )
 from transfer.errors import DamagedData, LockHeld, NewerFormat, NoSpace, NotFound, NotStored
 from transfer.formats import pack, point
+from transfer.vault import frames as frame_store
 from transfer.vault.base import Outcome
 from transfer.vault.open import open_vault, rebuild_catalog, verify_vault
 
@@ -247,6 +249,28 @@ async def test_a_failed_write_closes_the_pack_at_its_last_durable_frame(
     assert await vault.store(session, two) == [Outcome.STORED]
     assert len(packs_of(path)) == 2
     await vault.close()
+    assert (await verify_vault(path)).damaged == []
+
+
+async def test_a_failed_catalog_transaction_stores_nothing_and_leaves_no_row_without_frame(
+    path, monkeypatch
+):
+    vault = await open_vault(path, create=True)
+    session = await begun(vault)
+    reference, raw = made_frame(1)
+
+    def fail(*_):
+        raise sa.exc.OperationalError("INSERT", {}, OSError("disk I/O error"))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(frame_store, "put_rows", fail)
+        with pytest.raises(NotStored):
+            await vault.store(session, raw)
+    assert await has(vault, session, reference) == [False]
+    assert await vault.store(session, raw) == [Outcome.STORED]
+    assert await vault.fetch(session, [reference]) == [raw]
+    await vault.close()
+    assert (await verify_vault(path)).frames == 2
     assert (await verify_vault(path)).damaged == []
 
 

@@ -42,10 +42,16 @@ class Shelf:
     ) -> None:  # fmt: skip
         self._connection, self._objects = connection, objects
         self._domain, self._trusting = domain, trusting
+        # Rows of nodes that were asked about and not entered yet: a query less for each.
+        self._ahead: dict[Reference, list[Row]] = {}
 
     def standings(self, references: Sequence[Reference]) -> dict[Reference, Standing]:
         found = find_rows(self._connection, self._domain, references)
-        return {reference: self._standing(rows) for reference, rows in found.items()}
+        standings = {reference: self._standing(rows) for reference, rows in found.items()}
+        for reference, standing in standings.items():
+            if standing == Standing.INCOMPLETE:
+                self._ahead[reference] = found[reference]
+        return standings
 
     def _standing(self, rows: list[Row]) -> Standing:
         good = [row for row in rows if row.good]
@@ -56,7 +62,10 @@ class Shelf:
         return Standing.COMPLETE if complete else Standing.INCOMPLETE
 
     def children(self, reference: Reference) -> tuple[Reference, ...] | None:
-        for row in find_rows(self._connection, self._domain, (reference,))[reference]:
+        rows = self._ahead.pop(reference, None)
+        if rows is None:
+            rows = find_rows(self._connection, self._domain, (reference,))[reference]
+        for row in rows:
             raw = read_row(self._objects, row) if row.good else None
             if raw is not None:
                 header = frame.decode_header(raw)
@@ -155,6 +164,7 @@ class FrameStore:
             rows = [self._append(session, domain, one, touched) for one in fresh]
             for open_pack in touched.values():
                 open_pack.sync()
+                open_pack.confirm()
             with self._catalog.begin() as connection:
                 put_rows(connection, rows)
                 self._note_packs(connection, touched.values(), closed=False)
@@ -168,7 +178,6 @@ class FrameStore:
                 raise NotStored("the vault's catalog took no rows") from error
             raise
         for open_pack in touched.values():
-            open_pack.confirm()
             if open_pack.full:
                 self._close_pack(open_pack)
 

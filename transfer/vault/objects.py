@@ -124,7 +124,11 @@ class OpenPack:
             self._new_in = None
 
     def confirm(self) -> None:
-        """What was synced is also in the catalog; from here on it is never taken back."""
+        """What was synced stays, whatever the catalog says next.
+
+        A transaction that failed may yet have reached the disk: a frame without a row is harmless,
+        a row without its frame is not.
+        """
         self.durable, self._durable_hash = self.length, self._hash.copy()
 
     def close(self) -> int:
