@@ -1,0 +1,46 @@
+"""Keys derived from a domain's secrets: IDs, name cuts, frame keys. All by keyed BLAKE3."""
+
+from blake3 import blake3
+
+
+def id_key(generation_key: bytes, tag: int) -> bytes:
+    """The key of IDs of one kind and level; each has its own, so kinds cannot be confused."""
+    return blake3(b"transfer id 1" + bytes((tag,)), key=generation_key).digest()
+
+
+def frame_id(key: bytes, children: bytes, plain: bytes | bytearray | memoryview) -> bytes:
+    """ID of a frame: over its child list and its plaintext."""
+    hasher = blake3(key=key)
+    if children:
+        hasher.update(children)
+    # The list's length is fixed by its place in the hash's tail, so no byte can change sides.
+    hasher.update(plain)
+    if children:
+        hasher.update(len(children).to_bytes(4, "little"))
+    return hasher.digest()
+
+
+def name_hash(generation_key: bytes, name: bytes) -> int:
+    """64 bits that decide where directory pages end."""
+    keyed = blake3(b"transfer name cut 1" + name, key=generation_key)
+    return int.from_bytes(keyed.digest(8), "little")
+
+
+def item_id(generation_key: bytes, machine: bytes, name: str) -> bytes:
+    """16 bytes; *generation_key* is the domain's first, so rotation renames nothing."""
+    return blake3(b"transfer item 1" + machine + name.encode(), key=generation_key).digest(16)
+
+
+def link_group(generation_key: bytes, filesystem: bytes, handle: bytes) -> bytes:
+    """16 bytes that all names of one inode share, the same in every run."""
+    text = b"transfer link group 1" + len(filesystem).to_bytes(2, "little") + filesystem + handle
+    return blake3(text, key=generation_key).digest(16)
+
+
+def frame_key(seal_key: bytes, header: bytes) -> bytes:
+    """AES-256 key of one frame, from its whole header with both checks zeroed.
+
+    A machine rewound to an old memory snapshot repeats context and counter; since ID, flags and
+    lengths enter here, it repeats a key only for the same content in the same encoding.
+    """
+    return blake3(b"transfer frame key 1" + header, key=seal_key).digest()

@@ -1,0 +1,120 @@
+"""Stream: a hash tree over a run of bytes, and the descriptor that refers to it.
+
+Blocks are named 256 to a leaf (level 1), nodes 256 to the next level, up to one root. A stream of
+one block has the block as its root; one of zeros only has no root. The descriptor (length, block
+size, cut, root) stands in the sealed entry that owns the stream, so no root can be paired with
+another length. Depth follows from length and block size.
+
+A node's plaintext:
+
+    size         field
+       2         slots       1 to 256; fewer than 256 only at the end of the stream
+       (n+7)/8   bitmap      bit i % 8 of byte i / 8: slot i has a child; else all zeros
+       1 each    places      for each such slot: place of its child in the clear child list
+
+The clear list is sorted and without duplicates, so order and repetition stand here alone.
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from transfer.errors import FormatError
+from transfer.formats.reference import Buffer, Kind, Reference, decode_references, tag_of
+
+FANOUT = 256
+MIN_BLOCK, DEFAULT_BLOCK, MAX_BLOCK = 2**16, 2**20, 2**22
+FIXED = 1  # the only cut so far
+_DESCRIPTOR = struct.Struct("<QBBH")
+DESCRIPTOR_SIZE = _DESCRIPTOR.size
+Slots = tuple[bytes | None, ...]
+
+
+class Descriptor(NamedTuple):
+    length: int
+    block_size: int
+    cut: int
+    root: Reference | None
+
+
+def block_count(length: int, block_size: int) -> int:
+    return -(-length // block_size)
+
+
+def depth(length: int, block_size: int) -> int:
+    """How many levels of nodes stand above the blocks; 0 when the root is a block."""
+    blocks, levels = block_count(length, block_size), 0
+    while blocks > 1:
+        blocks, levels = -(-blocks // FANOUT), levels + 1
+    return levels
+
+
+def root_tag(length: int, block_size: int) -> int:
+    levels = depth(length, block_size)
+    return tag_of(Kind.STREAM, levels) if levels else tag_of(Kind.DATA)
+
+
+def slot_count(length: int, block_size: int, level: int, index: int) -> int:
+    """How many slots node *index* of *level* has."""
+    below = block_count(length, block_size)
+    for _ in range(level - 1):
+        below = -(-below // FANOUT)
+    return min(FANOUT, below - index * FANOUT)
+
+
+def child_tag(level: int) -> int:
+    return tag_of(Kind.STREAM, level - 1) if level > 1 else tag_of(Kind.DATA)
+
+
+def encode_node(level: int, slots: Sequence[bytes | None]) -> tuple[bytes, bytes]:
+    """(plaintext, child list) of a node whose slots hold these IDs."""
+    if not 1 <= len(slots) <= FANOUT:
+        raise ValueError(f"a node has 1 to {FANOUT} slots, not {len(slots)}")
+    tag = bytes((child_tag(level),))
+    ids = sorted({id for id in slots if id is not None})
+    place = {id: number for number, id in enumerate(ids)}
+    bitmap = sum(1 << number for number, id in enumerate(slots) if id is not None)
+    places = bytes(place[id] for id in slots if id is not None)
+    plain = len(slots).to_bytes(2, "little") + bitmap.to_bytes((len(slots) + 7) // 8, "little")
+    return plain + places, b"".join(tag + id for id in ids)
+
+
+def decode_node(level: int, plain: Buffer, children: bytes, expected: int) -> Slots:
+    """The IDs in a node's *expected* slots; raises FormatError for anything not canonical."""
+    raw, references = bytes(plain), decode_references(children)
+    if any(reference.tag != child_tag(level) for reference in references):
+        raise FormatError(f"a stream node of level {level} names a frame of another kind")
+    bitmap_end = 2 + (expected + 7) // 8
+    bitmap = int.from_bytes(raw[2:bitmap_end], "little")
+    places = raw[bitmap_end:]
+    if (
+        len(raw) < bitmap_end
+        or int.from_bytes(raw[:2], "little") != expected
+        or bitmap >> expected
+        or bitmap.bit_count() != len(places)
+        or set(places) != set(range(len(references)))
+    ):
+        raise FormatError(f"a stream node of level {level} does not fit its place")
+    following = iter(places)
+    return tuple(
+        references[next(following)].id if bitmap >> number & 1 else None
+        for number in range(expected)
+    )
+
+
+def encode_descriptor(descriptor: Descriptor, slot: int) -> bytes:
+    """length 8, log2 of the block size 1, cut 1, place of the root from 1 (0 = zeros) 2."""
+    length, block_size, cut, _ = descriptor
+    return _DESCRIPTOR.pack(length, block_size.bit_length() - 1, cut, slot)
+
+
+def decode_descriptor(raw: bytes, children: Sequence[Reference]) -> Descriptor:
+    if len(raw) != DESCRIPTOR_SIZE:
+        raise FormatError("a stream descriptor has another size")
+    length, exponent, cut, slot = _DESCRIPTOR.unpack(raw)
+    if not 16 <= exponent <= 22 or cut != FIXED or slot > len(children) or length >= 2**63:
+        raise FormatError("a stream descriptor beyond the limits")
+    root = children[slot - 1] if slot else None
+    if root is not None and (not length or root.tag != root_tag(length, 1 << exponent)):
+        raise FormatError("a stream's root has another kind than its length asks for")
+    return Descriptor(length, 1 << exponent, cut, root)

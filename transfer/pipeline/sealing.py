@@ -1,0 +1,179 @@
+"""Plaintext <-> frames: identify, compress, encrypt; and open again, checking everything.
+
+    plain -> ID -> zstd or raw -> AES-256-GCM -> checksum -> header          (seal)
+    header -> checksum -> decrypt -> decompress -> ID equals header's ID     (open)
+
+A `Sealer` belongs to one thread: it draws a random context when it is made and counts up. It opens
+every frame again from the very buffer that will be sent, so bad memory is noticed before the vault
+has it.
+"""
+
+import os
+from typing import NamedTuple
+
+import zstandard
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from transfer.crypto import keys
+from transfer.errors import FormatError, IdMismatch, SealBroken
+from transfer.formats import frame
+from transfer.formats.frame import HEADER_SIZE, Header
+from transfer.formats.reference import NULL_ID, Buffer, check_tag
+
+TAG_SIZE = 16
+LEVELS = {"fast": 1, "auto": 3, "better": 9, "off": 0}
+_PROBE = 4096
+_MAX_WINDOW = 8 * 2**20
+
+
+class SealKeys(NamedTuple):
+    """What a worker needs of a domain's keyring."""
+
+    domain: bytes
+    generation: int
+    epoch: bytes
+    id_keys: dict[int, bytes]
+    seal_keys: dict[bytes, bytes]
+
+
+class Identifier:
+    """IDs of one domain, of any generation that the keyring holds."""
+
+    def __init__(self, id_keys: dict[int, bytes]) -> None:
+        self._id_keys = id_keys
+        self._derived: dict[tuple[int, int], bytes] = {}
+
+    def id_of(self, generation: int, tag: int, children: bytes, plain: Buffer) -> bytes:
+        key = self._derived.get((generation, tag))
+        if key is None:
+            master = self._id_keys.get(generation)
+            if master is None:
+                raise SealBroken(f"generation {generation} is not in the keyring")
+            key = self._derived[generation, tag] = keys.id_key(master, tag)
+        return keys.frame_id(key, children, plain)
+
+
+class Opener:
+    """Open frames, believing nothing: checksum, seal, length and ID are all verified."""
+
+    def __init__(self, secrets: SealKeys) -> None:
+        self._secrets = secrets
+        self._identifier = Identifier(secrets.id_keys)
+        self._decompress = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+
+    def open(self, raw: Buffer, expected: tuple[int, bytes] | None = None) -> tuple[Header, bytes, bytes]:
+        """(header, child list, plaintext) of the one frame in *raw*.
+
+        Raises FormatError, SealBroken or IdMismatch; also when it is not the *expected* (tag, ID).
+        """
+        view = memoryview(raw)
+        decoded = frame.decode(view)
+        if decoded is None or decoded[1] != len(view):
+            raise FormatError("a frame is cut short or has bytes behind it")
+        header, children, payload = decoded[0]
+        if expected is not None and (header.tag, header.id) != tuple(expected):
+            raise IdMismatch(f"asked for {expected[1].hex()[:16]}, got {header.reference}")
+        plain = self._decrypt(header, children, payload)
+        if self._identifier.id_of(header.generation, header.tag, children, plain) != header.id:
+            raise IdMismatch(f"{header.reference} holds other content")
+        return header, children, plain
+
+    def _decrypt(self, header: Header, children: bytes, payload: memoryview) -> bytes:
+        seal_key = self._secrets.seal_keys.get(header.epoch)
+        if seal_key is None:
+            raise SealBroken(f"{header.reference}: epoch {header.epoch.hex()} is not in the keyring")
+        unchecked = frame.unchecked_header(header)
+        associated = frame.LABEL + self._secrets.domain + unchecked + children
+        try:
+            plain = AESGCM(keys.frame_key(seal_key, unchecked)).decrypt(
+                _nonce(header.counter), payload, associated
+            )
+        except InvalidTag as error:
+            raise SealBroken(f"{header.reference} does not open") from error
+        if header.flags & frame.ZSTD:
+            plain = self._expand(header, plain)
+        if len(plain) != header.plain_length:
+            raise FormatError(f"{header.reference} has another length than its header says")
+        return plain
+
+    def _expand(self, header: Header, packed: bytes) -> bytes:
+        try:
+            parameters = zstandard.get_frame_parameters(packed)
+            if parameters.content_size != header.plain_length or parameters.window_size > _MAX_WINDOW:
+                raise FormatError(f"{header.reference}: compressed data beyond the limits")
+            return self._decompress.decompress(packed, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise FormatError(f"{header.reference}: {error}") from error
+
+
+class Sealer:
+    """Make frames; not for two threads at once."""
+
+    def __init__(self, secrets: SealKeys, compression: str = "auto") -> None:
+        self._secrets = secrets
+        self._seal_key = secrets.seal_keys[secrets.epoch]
+        self._identifier = Identifier(secrets.id_keys)
+        self._opener = Opener(secrets)
+        self._level = LEVELS[compression]
+        self._compress = zstandard.ZstdCompressor(level=self._level or 1)
+        self._probe = zstandard.ZstdCompressor(level=1)
+        self._context, self._counter = os.urandom(16), 0
+
+    def id_of(self, tag: int, children: bytes, plain: Buffer) -> bytes:
+        return self._identifier.id_of(self._secrets.generation, tag, children, plain)
+
+    def seal_into(
+        self, out: memoryview, tag: int, id: bytes, plain: Buffer, children: bytes = b""
+    ) -> int:
+        """Write the frame of *plain*, whose ID is *id*, to the start of *out*; return its length."""
+        check_tag(tag)
+        if id == NULL_ID:
+            raise IdMismatch("content has the null ID: it cannot be stored")
+        packed, flags = self._pack(plain)
+        self._counter += 1
+        header = Header(
+            tag >> 4, tag & 15, flags, len(children) // 33, len(plain), len(packed) + TAG_SIZE,
+            self._secrets.epoch, self._secrets.generation, self._context, self._counter, id,
+        )  # fmt: skip
+        body_at, payload_at = HEADER_SIZE, HEADER_SIZE + len(children)
+        end = header.frame_length
+        unchecked = frame.unchecked_header(header)
+        associated = frame.LABEL + self._secrets.domain + unchecked + children
+        out[body_at:payload_at] = children
+        cipher = AESGCM(keys.frame_key(self._seal_key, unchecked))
+        cipher.encrypt_into(_nonce(self._counter), packed, associated, out[payload_at:end])
+        checksum = frame.checksum_of(out[body_at:end])
+        out[:HEADER_SIZE] = frame.encode_header(header._replace(checksum=checksum))
+        self._opener.open(out[:end], (tag, id))
+        return end
+
+    def seal(self, tag: int, plain: Buffer, children: bytes = b"") -> tuple[bytes, bytes]:
+        """(ID, frame) of a small *plain*."""
+        out = memoryview(bytearray(frame_room(len(plain), len(children))))
+        id = self.id_of(tag, children, plain)
+        return id, bytes(out[: self.seal_into(out, tag, id, plain, children)])
+
+    def _pack(self, plain: Buffer) -> tuple[Buffer, int]:
+        if not self._level or not self._worth_it(plain):
+            return plain, 0
+        packed = self._compress.compress(plain)
+        return (packed, frame.ZSTD) if len(packed) < len(plain) else (plain, 0)
+
+    def _worth_it(self, plain: Buffer) -> bool:
+        """Three samples tell incompressible blocks, at 2 % of the cost of finding out."""
+        if len(plain) < 16 * _PROBE:
+            return True
+        view = memoryview(plain)
+        places = (0, len(view) // 2, len(view) - _PROBE)
+        sample = b"".join(view[at : at + _PROBE] for at in places)
+        return len(self._probe.compress(sample)) < 0.97 * len(sample)
+
+
+def frame_room(plain_length: int, children_length: int = 0) -> int:
+    """The most that the frame of so much plaintext can take."""
+    return HEADER_SIZE + children_length + plain_length + TAG_SIZE
+
+
+def _nonce(counter: int) -> bytes:
+    return counter.to_bytes(12, "big")
