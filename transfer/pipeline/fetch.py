@@ -1,0 +1,110 @@
+"""Fetch: frames come from the vault and are opened in workers; nothing is believed unchecked."""
+
+from collections.abc import AsyncIterator, Sequence
+
+from transfer.errors import FormatError, FrameMissing
+from transfer.formats.directory import decode_index, decode_page
+from transfer.formats.entry import Entry
+from transfer.formats.reference import Kind, Reference, tag_of
+from transfer.formats.stream import (
+    FANOUT,
+    Descriptor,
+    block_count,
+    decode_node,
+    depth,
+    slot_count,
+)
+from transfer.pipeline import tasks
+from transfer.pipeline.workers import Pool
+from transfer.vault.base import Vault
+
+
+class NodeReader:
+    """Nodes and what they say, from a vault in one read session or a writer's own."""
+
+    def __init__(self, pool: Pool, vault: Vault, session: int) -> None:
+        self._pool, self._vault, self._session = pool, vault, session
+
+    async def load(self, reference: Reference) -> tuple[bytes, bytes]:
+        """(plaintext, child list); raises FrameMissing when there is no copy that opens."""
+        raw = (await self._vault.fetch(self._session, [reference]))[0]
+        if raw is None:
+            raise FrameMissing(f"{reference} is not in the vault")
+        async with self._pool.lease() as worker:
+            opened = (await worker.call(tasks.open_nodes, [raw], [reference]))[0]
+        if isinstance(opened, str):
+            await self._vault.report_damaged(self._session, [reference])
+            raise FrameMissing(f"{reference} is damaged: {opened}")
+        return opened
+
+    async def fetch(self, references: Sequence[Reference]) -> list[bytes | None]:
+        return await self._vault.fetch(self._session, references)
+
+    async def report(self, references: Sequence[Reference]) -> None:
+        await self._vault.report_damaged(self._session, references)
+
+    async def entries(
+        self, root: Reference | None, damaged: list[str] | None = None
+    ) -> AsyncIterator[tuple[Entry, Reference]]:
+        """The entries of a directory in order, each with the page it stands on.
+
+        With *damaged*, pages that cannot be read are named there and left out.
+        """
+        left = [root] if root is not None else []
+        last = b""
+        while left:
+            reference = left.pop()
+            try:
+                plain, children = await self.load(reference)
+                if reference.kind is Kind.INDEX:
+                    index = decode_index(reference.level, plain, children)
+                    left += [child.child for child in reversed(index)]
+                    continue
+                page = decode_page(plain, children)
+            except (FrameMissing, FormatError) as error:
+                if damaged is None:
+                    raise
+                damaged.append(str(error))
+                continue
+            for entry in page:
+                if entry.name <= last:
+                    raise FormatError(f"{reference}: pages of a directory are out of order")
+                last = entry.name
+                yield entry, reference
+
+    async def blocks(
+        self, stream: Descriptor, damaged: list[tuple[int, int]] | None = None
+    ) -> AsyncIterator[tuple[int, bytes | None]]:
+        """(block number, ID or None for zeros) in order.
+
+        With *damaged*, extents whose node cannot be read are noted there and left out.
+        """
+        levels = depth(stream.length, stream.block_size)
+        total = block_count(stream.length, stream.block_size)
+        todo: list[tuple[int, int, bytes | None]] = [
+            (levels, 0, stream.root.id if stream.root is not None else None)
+        ] if total else []  # fmt: skip
+        while todo:
+            level, index, id = todo.pop()
+            span = FANOUT**level
+            first, last = index * span, min((index + 1) * span, total)
+            if level == 0:
+                yield index, id
+            elif id is None:
+                for number in range(first, last):
+                    yield number, None
+            else:
+                try:
+                    reference = Reference(tag_of(Kind.STREAM, level), id)
+                    plain, children = await self.load(reference)
+                    expected = slot_count(stream.length, stream.block_size, level, index)
+                    slots = decode_node(level, plain, children, expected)
+                except (FrameMissing, FormatError):
+                    if damaged is None:
+                        raise
+                    start = first * stream.block_size
+                    end = min(last * stream.block_size, stream.length)
+                    damaged.append((start, end - start))
+                    continue
+                below = index * FANOUT
+                todo += [(level - 1, below + n, slots[n]) for n in reversed(range(len(slots)))]

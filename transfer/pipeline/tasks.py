@@ -1,0 +1,249 @@
+"""What runs in workers: read, identify, seal, open, write. Plain functions of a lane.
+
+Content goes from a file to a sealed frame inside one worker: `read_*` keep the plaintext in the
+lane, and `seal_kept` seals of it what the vault lacks, into the lane's slot.
+"""
+
+import os
+import stat as modes
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+from transfer.crypto import keys
+from transfer.errors import IntegrityError
+from transfer.files.directories import OpenDirectories, Place
+from transfer.files.system import is_pseudo, sync_filesystem
+from transfer.formats.directory import cut_level
+from transfer.formats.entry import INLINE_MAX
+from transfer.formats.reference import Kind, Reference, tag_of
+from transfer.formats.stream import Descriptor
+from transfer.pipeline.sealing import Opener, Sealer, SealKeys
+from transfer.pipeline.worker_process import Lane
+from transfer.sources.base import Scanned, SkippedEntry
+from transfer.sources.reading import (
+    SourceChanged,
+    SourceFile,
+    data_extents,
+    open_file,
+    read_into,
+)
+from transfer.sources.scan import list_names, scan
+
+BATCH = 4 * 2**20  # bytes of plaintext that one lane keeps
+DATA = tag_of(Kind.DATA)
+CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55"
+
+
+class Tools:
+    """One worker's: nothing here is shared with another thread or process."""
+
+    def __init__(self, secrets: SealKeys, compression: str = "auto") -> None:
+        self.secrets = secrets
+        self.sealer = Sealer(secrets, compression)
+        self.opener = Opener(secrets)
+        self.directories = OpenDirectories()
+
+
+class Listing(NamedTuple):
+    names: list[bytes]
+    pseudo: bool
+    filesystem: bytes
+    is_cache: bool
+
+
+class FileRead(NamedTuple):
+    """One small file: inline data, or IDs of its blocks (None: zeros); or why it was not read."""
+
+    inline: bytes | None = None
+    ids: tuple[bytes | None, ...] = ()
+    code: str = ""
+    message: str = ""
+
+
+def list_directory(lane: Lane[Tools], place: Place) -> Listing:
+    fd = lane.tools.directories.fd(place)
+    names = list_names(lane.tools.directories, place)
+    filesystem = os.fstatvfs(fd).f_fsid.to_bytes(8, "little")
+    return Listing(names, is_pseudo(fd), filesystem, _is_cache(fd, names))
+
+
+def _is_cache(fd: int, names: Sequence[bytes]) -> bool:
+    if b"CACHEDIR.TAG" not in names:
+        return False
+    try:
+        tag = os.open(b"CACHEDIR.TAG", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)
+    except OSError:
+        return False
+    try:
+        return modes.S_ISREG(os.fstat(tag).st_mode) and os.read(tag, 43) == CACHE_TAG
+    finally:
+        os.close(tag)
+
+
+def scan_names(
+    lane: Lane[Tools], place: Place, names: Sequence[bytes]
+) -> tuple[list[Scanned], list[SkippedEntry], int]:
+    master = lane.tools.secrets.id_keys[lane.tools.secrets.generation]
+    hashed = partial(keys.name_hash, master)
+    return scan(lane.tools.directories, place, names, lambda name: cut_level(hashed(name)))
+
+
+def sync_source(lane: Lane[Tools], place: Place) -> None:
+    sync_filesystem(lane.tools.directories.fd(place))
+
+
+def link_group(lane: Lane[Tools], filesystem: bytes, handles: Sequence[bytes]) -> list[bytes]:
+    master = lane.tools.secrets.id_keys[lane.tools.secrets.generation]
+    return [keys.link_group(master, filesystem, handle) for handle in handles]
+
+
+def read_files(
+    lane: Lane[Tools], files: Sequence[SourceFile], block_size: int, strict: bool
+) -> list[FileRead]:
+    """Read small files, together at most BATCH bytes; block n of the call is kept as number n."""
+    room = memoryview(bytearray(BATCH))
+    kept: list[memoryview] = lane.kept.setdefault("blocks", [])
+    results = []
+    at = 0
+    for file in files:
+        try:
+            with _open(lane.tools.directories, file, strict) as fd:
+                size = file.stat.size
+                got = read_into(fd, 0, room[at : at + size])
+                if strict and (got != size or _has_changed(fd, file)):
+                    raise SourceChanged("changed", file.name)
+                results.append(_identify(lane, room[at : at + size], block_size, kept))
+                at += size
+        except SourceChanged as change:
+            results.append(FileRead(code=change.code, message=str(change)))
+        except OSError as error:
+            results.append(FileRead(code="unreadable", message=error.strerror or str(error)))
+    return results
+
+
+def _identify(
+    lane: Lane[Tools], content: memoryview, block_size: int, kept: list[memoryview]
+) -> FileRead:
+    if len(content) <= INLINE_MAX:
+        return FileRead(inline=bytes(content))
+    ids: list[bytes | None] = []
+    for start in range(0, len(content), block_size):
+        block = content[start : start + block_size]
+        ids.append(_id_of(lane, block))
+        kept.append(block)
+    return FileRead(ids=tuple(ids))
+
+
+def _id_of(lane: Lane[Tools], block: memoryview) -> bytes | None:
+    if not block[0] and block.tobytes().count(0) == len(block):
+        return None
+    return lane.tools.sealer.id_of(DATA, b"", block)
+
+
+def extents(
+    lane: Lane[Tools], file: SourceFile, offset: int, end: int, strict: bool
+) -> list[tuple[int, int]]:
+    with _open(lane.tools.directories, file, strict) as fd:
+        return list(data_extents(fd, offset, end))
+
+
+def read_blocks(
+    lane: Lane[Tools], file: SourceFile, offset: int, length: int, block_size: int, strict: bool
+) -> list[bytes | None]:
+    """IDs of the blocks of this extent; None for zeros. What is missing at the end reads as zeros."""
+    room = memoryview(bytearray(length))
+    with _open(lane.tools.directories, file, strict) as fd:
+        read_into(fd, offset, room)
+        if strict and _has_changed(fd, file):
+            raise SourceChanged("changed", file.name)
+    blocks = [room[at : at + block_size] for at in range(0, length, block_size)]
+    lane.kept.setdefault("blocks", []).extend(blocks)
+    return [_id_of(lane, block) for block in blocks]
+
+
+def _has_changed(fd: int, file: SourceFile) -> bool:
+    found = os.fstat(fd)
+    stat = file.stat
+    return (found.st_size, found.st_mtime_ns, found.st_ctime_ns) != (
+        stat.size, stat.mtime, stat.ctime,
+    )  # fmt: skip
+
+
+@contextmanager
+def _open(directories: OpenDirectories, file: SourceFile, strict: bool) -> Iterator[int]:
+    if strict:
+        with open_file(directories, file) as fd:
+            yield fd
+        return
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(file.name, flags, dir_fd=directories.fd(file.place))
+    try:
+        found = os.fstat(fd)
+        if (found.st_dev, found.st_ino) != (file.stat.dev, file.stat.ino):
+            raise SourceChanged("replaced", file.name)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def seal_kept(lane: Lane[Tools], wanted: Sequence[tuple[int, bytes]]) -> list[int]:
+    """Seal kept blocks (number, ID) back to back into the slot; the frames' lengths."""
+    blocks: list[memoryview] = lane.kept["blocks"]
+    lengths: list[int] = []
+    at = 0
+    for number, id in wanted:
+        length = lane.tools.sealer.seal_into(lane.slot[at:], DATA, id, blocks[number])
+        lengths.append(length)
+        at += length
+    return lengths
+
+
+def seal_nodes(
+    lane: Lane[Tools], nodes: Sequence[tuple[int, bytes, bytes]], known: frozenset[bytes]
+) -> list[tuple[bytes, int]]:
+    """Seal (tag, plaintext, child list) into the slot; (ID, frame length), 0 if *known* has it."""
+    sealed: list[tuple[bytes, int]] = []
+    at = 0
+    for tag, plain, children in nodes:
+        id = lane.tools.sealer.id_of(tag, children, plain)
+        length = 0
+        if id not in known:
+            length = lane.tools.sealer.seal_into(lane.slot[at:], tag, id, plain, children)
+        sealed.append((id, length))
+        at += length
+    return sealed
+
+
+def open_nodes(
+    lane: Lane[Tools], frames: Sequence[bytes], expected: Sequence[Reference]
+) -> list[tuple[bytes, bytes] | str]:
+    """(plaintext, child list) of each frame, or what is wrong with it."""
+    opened: list[tuple[bytes, bytes] | str] = []
+    for raw, reference in zip(frames, expected, strict=True):
+        try:
+            _, children, plain = lane.tools.opener.open(raw, reference)
+            opened.append((plain, children))
+        except IntegrityError as error:
+            opened.append(str(error))
+    return opened
+
+
+def open_slot(lane: Lane[Tools], frames: Sequence[tuple[int, Reference]]) -> list[Any]:
+    """Plaintexts of the frames (length, reference) that lie back to back in the slot, or errors."""
+    opened: list[Any] = []
+    at = 0
+    for length, reference in frames:
+        try:
+            opened.append(lane.tools.opener.open(lane.slot[at : at + length], reference)[2])
+        except IntegrityError as error:
+            opened.append(error)
+        at += length
+    return opened
+
+
+def block_extent(stream: Descriptor, number: int) -> tuple[int, int]:
+    """(offset, length) of block *number*."""
+    offset = number * stream.block_size
+    return offset, min(stream.block_size, stream.length - offset)
