@@ -16,6 +16,8 @@ from transfer.formats.reference import Kind, Reference, tag_of
 from transfer.formats.stream import (
     FANOUT,
     FIXED,
+    MAX_BLOCK,
+    MIN_BLOCK,
     Descriptor,
     block_count,
     decode_node,
@@ -163,6 +165,22 @@ class Sender:
 
         return await self.leased(work)
 
+    async def assembled(
+        self, length: int, block_size: int, ids: Sequence[bytes | None]
+    ) -> Descriptor:
+        """The stream over blocks that are stored already, at most one leaf of them."""
+        builder = _StreamBuilder(self, length, block_size, None)
+        await builder.push(1, 0, tuple(ids))
+        return Descriptor(length, block_size, FIXED, await builder.finish())
+
+    async def bytes_stream(self, content: bytes) -> Descriptor:
+        """A small stream of what is at hand: at most one block."""
+        if len(content) > MAX_BLOCK:
+            raise ValueError("too large for one block")
+        block_size = max(MIN_BLOCK, 1 << (len(content) - 1).bit_length())
+        root = (await self.nodes([(tasks.DATA, content, b"")], frozenset()))[0]
+        return Descriptor(len(content), block_size, FIXED, root)
+
     async def stream(
         self, file: SourceFile, length: int, block_size: int, parent: Descriptor | None,
         strict: bool,
@@ -248,8 +266,12 @@ def _block_runs(
 
 
 async def _gather(work: Sequence[Awaitable[T]]) -> list[T]:
-    async with asyncio.TaskGroup() as group:
-        running = [group.create_task(_awaited(each)) for each in work]
+    try:
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(_awaited(each)) for each in work]
+    except ExceptionGroup as failures:
+        # The first error is the story; the group stays in the traceback.
+        raise failures.exceptions[0] from failures
     return [task.result() for task in running]
 
 
