@@ -333,9 +333,9 @@ async def _nothing() -> Root:
 def _batches(small: Sequence[Scanned], block_size: int) -> list[list[Scanned]]:
     """Runs of files, together at most one lane's room; a file takes at least a page of it."""
     batches: list[list[Scanned]] = []
-    size = tasks.BATCH
+    size = 0
     for each in small:
-        if size + each.stat.size > tasks.BATCH or len(batches[-1]) == 256:
+        if not batches or size + each.stat.size > tasks.BATCH or len(batches[-1]) == 256:
             batches.append([])
             size = 0
         batches[-1].append(each)
