@@ -98,8 +98,8 @@ class _Protected:
 async def backup(agent: Agent, options: BackupOptions, progress: Progress) -> BackupResult:
     """Make a recovery point, or raise and make none."""
     started = time.monotonic()
+    check(options)
     protected = [_resolve(path) for path in options.paths]
-    _check(options, protected)
     item = agent.item_id(options.item)
     with agent.state.lock(item, options.item):
         run = _Run(agent, options, progress, item, protected)
@@ -122,14 +122,16 @@ def _resolve(path: Path) -> _Protected:
     return _Protected(name, Place(os.path.dirname(real)), real, status)
 
 
-def _check(options: BackupOptions, protected: list[_Protected]) -> None:
+def check(options: BackupOptions) -> None:
+    """Raise UsageError or NotFound for what no run could do; nothing is opened or made."""
     allowed = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
     if not 1 <= len(options.item) <= 64 or not allowed.issuperset(options.item):
         raise UsageError(f"{options.item!r} is no item name", "1 to 64 of A-Z a-z 0-9 . _ -")
     size = options.block_size
     if size.bit_count() != 1 or not MIN_BLOCK <= size <= MAX_BLOCK:
         raise UsageError(f"block size {size}", "a power of two from 64K to 4M")
-    names = [each.name for each in protected]
+    Globs(options.exclude)
+    names = [_resolve(path).name for path in options.paths]
     if twice := {name for name in names if names.count(name) > 1}:
         shown = os.fsdecode(min(twice))
         raise UsageError(f"two PATHs end in {shown!r}", "they would be one when restored")
@@ -266,7 +268,7 @@ class _Run:
         parent = old.content if old and isinstance(old.content, Descriptor) else None
         if parent is not None and parent.block_size != self.options.block_size and not self.options.full:
             raise UsageError(
-                f"{options_name(each)} has blocks of {parent.block_size} bytes in its last point",
+                f"{os.fsdecode(each.path)} has blocks of {parent.block_size} bytes in its last point",
                 "another --block-size needs --full",
             )
         try:
@@ -325,10 +327,6 @@ class _Run:
         return replace(
             result, warnings=self.progress.warnings, warnings_total=self.progress.warnings_total
         )
-
-
-def options_name(each: _Protected) -> str:
-    return os.fsdecode(each.path)
 
 
 def _bare_entry(each: _Protected, kind: FileType, content: Root | Descriptor) -> Entry:
