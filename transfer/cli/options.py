@@ -34,7 +34,10 @@ def add_agent(parser: argparse.ArgumentParser) -> None:
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--workers", type=_count, metavar="N", help="worker processes; 0 uses threads (default: cores)"
+        "--workers",
+        type=_count,
+        metavar="N",
+        help="worker processes; 0 uses threads (default: cores)",
     )
 
 

@@ -5,7 +5,6 @@ records. Exit status: 0 sound, 65 damaged, 75 in use by another process.
 """
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def _verify(path: Path) -> output.Outcome:
 def _rebuild(path: Path) -> output.Outcome:
     from transfer.vault.open import rebuild_catalog
 
-    found = dataclasses.asdict(options.run_async(rebuild_catalog(path)))
+    found = options.run_async(rebuild_catalog(path))._asdict()
     shown = {name: _plain(value) for name, value in found.items()}
     return output.Outcome(shown, [f"{name:<13} {value}" for name, value in shown.items()])
 

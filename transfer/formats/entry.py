@@ -189,7 +189,9 @@ def _encode_fields(entry: Entry, place: Callable[[Reference], int]) -> bytes:
             (Tag.USER, entry.user), (Tag.GROUP, entry.group), (Tag.HANDLE, entry.handle),
         ) if value
     ]  # fmt: skip
-    return b"".join(bytes((tag,)) + len(value).to_bytes(2, "little") + value for tag, value in fields)
+    return b"".join(
+        bytes((tag,)) + len(value).to_bytes(2, "little") + value for tag, value in fields
+    )
 
 
 def _encode_stream(stream: Descriptor, place: Callable[[Reference], int]) -> bytes:

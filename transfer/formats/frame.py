@@ -36,9 +36,9 @@ import xxhash
 
 from transfer.errors import FormatError, NewerFormat
 from transfer.formats.reference import (
-    Buffer,
     NULL_ID,
     REFERENCE_SIZE,
+    Buffer,
     Kind,
     Reference,
     check_tag,

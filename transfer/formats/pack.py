@@ -167,9 +167,7 @@ def decode_trailer(pack: Buffer) -> Trailer | None:
         raise NewerFormat(f"a pack trailer of version {version}", "use a newer version of transfer")
     if reserved != bytes(3) or index_at < HEADER_SIZE or index_at + count * ENTRY_SIZE != footer_at:
         raise FormatError("a pack footer beyond the limits")
-    entries = tuple(
-        IndexEntry(*fields) for fields in _ENTRY.iter_unpack(view[index_at:footer_at])
-    )
+    entries = tuple(IndexEntry(*fields) for fields in _ENTRY.iter_unpack(view[index_at:footer_at]))
     _check_entries(entries, index_at)
     return Trailer(entries, index_at, digest)
 

@@ -117,7 +117,9 @@ def of_item(points: list[ListedPoint], machine: Machine, name: str) -> list[List
     owner, _, item = name.rpartition("/")
     found = [each for each in points if each.details.item == item]
     if owner:
-        found = [each for each in found if owner in (each.details.machine, each.details.machine_id.hex())]
+        found = [
+            each for each in found if owner in (each.details.machine, each.details.machine_id.hex())
+        ]
     elif own := [each for each in found if each.details.machine_id == machine.id]:
         found = own
     machines = {each.details.machine_id for each in found}

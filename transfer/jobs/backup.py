@@ -113,7 +113,9 @@ def _resolve(path: Path) -> _Protected:
         real = os.path.realpath(os.fsencode(path), strict=True)
         status = os.stat(real)
     except OSError as error:
-        raise NotFound(f"{path}: {error.strerror}", "name a directory, a file or a device") from error
+        raise NotFound(
+            f"{path}: {error.strerror}", "name a directory, a file or a device"
+        ) from error
     name = os.path.basename(os.path.abspath(os.fsencode(path))) or b"root"
     if modes.S_ISDIR(status.st_mode):
         return _Protected(name, Place(real), real, status)
@@ -156,7 +158,9 @@ class _Run:
         try:
             parent = await self._parent()
             wanted = await agent.vault.wanted(session.number) if parent else []
-            async with agent.pool(self.options.workers, tasks.Tools, self.options.compression) as pool:
+            async with agent.pool(
+                self.options.workers, tasks.Tools, self.options.compression
+            ) as pool:
                 nodes = NodeReader(pool, agent.vault, session.number)
                 sender = Sender(
                     pool, agent.vault, session.number, agent.opened.generation, nodes,
@@ -186,13 +190,17 @@ class _Run:
     async def _send(
         self, sender: Sender, nodes: NodeReader, parent: ListedPoint | None, use_stat: bool
     ) -> tuple[Reference | None, list[Mark]]:
-        comparable = parent if parent and parent.point.generation == self.agent.opened.generation else None
+        comparable = (
+            parent if parent and parent.point.generation == self.agent.opened.generation else None
+        )
         before = await self._parent_entries(nodes, comparable)
         known = {comparable.point.root.id} if comparable and comparable.point.root else set()
         builder = DirectoryBuilder(sender, known)
         marks: list[Mark] = []
         for each in self.protected:
-            await sender.leased(lambda worker, place=each.place: worker.call(tasks.sync_source, place))
+            await sender.leased(
+                lambda worker, place=each.place: worker.call(tasks.sync_source, place)
+            )
             moment = time.time_ns()
             self.progress.phase_is("transferring")
             old = before.get(each.name)
@@ -266,7 +274,11 @@ class _Run:
         self.progress.bytes_total += size
         file = SourceFile(each.place, name, to_stat(each.status))
         parent = old.content if old and isinstance(old.content, Descriptor) else None
-        if parent is not None and parent.block_size != self.options.block_size and not self.options.full:
+        if (
+            parent is not None
+            and parent.block_size != self.options.block_size
+            and not self.options.full
+        ):
             raise UsageError(
                 f"{os.fsdecode(each.path)} has blocks of {parent.block_size} bytes in its last point",
                 "another --block-size needs --full",
@@ -300,7 +312,9 @@ class _Run:
             self.options.item, agent.machine.name, agent.machine.id,
             [each.path for each in self.protected], f"transfer {__version__}", self.counts, marks,
         )  # fmt: skip
-        _, sealed = Sealer(opened.seal_keys()).seal(tag_of(Kind.POINT), msgspec.json.encode(details))
+        _, sealed = Sealer(opened.seal_keys()).seal(
+            tag_of(Kind.POINT), msgspec.json.encode(details)
+        )
         number = parent.point.number + 1 if parent else 1
         before = parent.id if parent else NULL_ID
         point = Point(
@@ -349,7 +363,9 @@ def _boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
-        return f"{os.getpid()}-{time.monotonic_ns()}"  # unknown: no other run's stat proves anything
+        return (
+            f"{os.getpid()}-{time.monotonic_ns()}"  # unknown: no other run's stat proves anything
+        )
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:

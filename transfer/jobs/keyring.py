@@ -47,7 +47,11 @@ class OpenKeyring:
     def seal_keys(self) -> SealKeys:
         seal_keys = {bytes.fromhex(name): key for name, key in self.secrets.seal_keys.items()}
         return SealKeys(
-            self.domain, self.generation, self.secrets.current_epoch, self.secrets.id_keys, seal_keys
+            self.domain,
+            self.generation,
+            self.secrets.current_epoch,
+            self.secrets.id_keys,
+            seal_keys,
         )
 
 
@@ -103,7 +107,9 @@ def _unwrap(body: Body, secret: Secret) -> bytes:
     )
 
 
-def _wrap_bound(domain: bytes, version: int, id: bytes, kind: str, costs: tuple[int, int, int]) -> bytes:
+def _wrap_bound(
+    domain: bytes, version: int, id: bytes, kind: str, costs: tuple[int, int, int]
+) -> bytes:
     return msgspec.json.encode([domain, version, id, kind, costs])
 
 

@@ -50,7 +50,9 @@ async def list_points(agent: Agent, item: str | None = None) -> list[PointSummar
 
 
 def rfc3339(ns: int) -> str:
-    return datetime.fromtimestamp(ns / 1e9, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return (
+        datetime.fromtimestamp(ns / 1e9, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    )
 
 
 async def list_entries(agent: Agent, item: str, path: bytes = b"") -> list[EntrySummary]:
@@ -88,6 +90,4 @@ async def _entries(nodes: NodeReader, root: Reference | None, path: bytes) -> li
 def _summary(entry: Entry, path: bytes) -> EntrySummary:
     text = path.decode(errors="backslashreplace")
     encoded = None if text.encode() == path else base64.b64encode(path).decode()
-    return EntrySummary(
-        text, entry.type.name.lower(), entry.size, entry.mode, entry.mtime, encoded
-    )
+    return EntrySummary(text, entry.type.name.lower(), entry.size, entry.mode, entry.mtime, encoded)

@@ -81,7 +81,9 @@ class _Run:
                 self.workers, write_tasks.WriteTools, root, options.owner
             ) as pool:
                 nodes = NodeReader(pool, self.agent.vault, session.number)
-                entries = [e async for e, _ in nodes.entries(self.listed.point.root, self.received.damaged)]
+                entries = [
+                    e async for e, _ in nodes.entries(self.listed.point.root, self.received.damaged)
+                ]
                 images = [entry for entry in entries if entry.type is FileType.DISK]
                 self._check(options, target, is_directory, entries, images)
                 if options.dry_run:
@@ -160,9 +162,7 @@ class _Run:
         self.progress.phase_is("reading")
         session = await self.agent.vault.open_session(self.agent.domain, None)
         try:
-            async with self.agent.pool(
-                self.workers, write_tasks.WriteTools, b"/", "none"
-            ) as pool:
+            async with self.agent.pool(self.workers, write_tasks.WriteTools, b"/", "none") as pool:
                 nodes = NodeReader(pool, self.agent.vault, session.number)
                 receiver = StreamReceiver(pool, nodes, self.received)
                 await self._walk(nodes, receiver)

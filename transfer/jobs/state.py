@@ -1,8 +1,8 @@
 """State directory: what a machine remembers. All of it can be lost; the passphrase cannot.
 
-    machine.json            machine ID and name
-    vaults/VAULT.json       domain, incarnation, and the newest point seen of each item
-    locks/ITEM              one writer per item on this machine
+machine.json            machine ID and name
+vaults/VAULT.json       domain, incarnation, and the newest point seen of each item
+locks/ITEM              one writer per item on this machine
 """
 
 import errno
@@ -18,7 +18,6 @@ from typing import TypeVar
 import msgspec
 
 from transfer.errors import FormatError, ItemBusy, NoSpace, UsageError
-
 
 T = TypeVar("T")
 

@@ -364,5 +364,3 @@ class TreeReceiver:
     async def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         async with self._pool.lease() as worker:
             return await worker.call(function, *args)
-
-

@@ -62,7 +62,9 @@ class Opener:
         self._identifier = Identifier(secrets.id_keys)
         self._decompress = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
 
-    def open(self, raw: Buffer, expected: tuple[int, bytes] | None = None) -> tuple[Header, bytes, bytes]:
+    def open(
+        self, raw: Buffer, expected: tuple[int, bytes] | None = None
+    ) -> tuple[Header, bytes, bytes]:
         """(header, child list, plaintext) of the one frame in *raw*.
 
         Raises FormatError, SealBroken or IdMismatch; also when it is not the *expected* (tag, ID).
@@ -82,7 +84,9 @@ class Opener:
     def _decrypt(self, header: Header, children: bytes, payload: memoryview) -> bytes:
         seal_key = self._secrets.seal_keys.get(header.epoch)
         if seal_key is None:
-            raise SealBroken(f"{header.reference}: epoch {header.epoch.hex()} is not in the keyring")
+            raise SealBroken(
+                f"{header.reference}: epoch {header.epoch.hex()} is not in the keyring"
+            )
         unchecked = frame.unchecked_header(header)
         associated = frame.LABEL + self._secrets.domain + unchecked + children
         try:
@@ -100,7 +104,10 @@ class Opener:
     def _expand(self, header: Header, packed: bytes) -> bytes:
         try:
             parameters = zstandard.get_frame_parameters(packed)
-            if parameters.content_size != header.plain_length or parameters.window_size > _MAX_WINDOW:
+            if (
+                parameters.content_size != header.plain_length
+                or parameters.window_size > _MAX_WINDOW
+            ):
                 raise FormatError(f"{header.reference}: compressed data beyond the limits")
             return self._decompress.decompress(packed, allow_extra_data=False)
         except zstandard.ZstdError as error:

@@ -159,9 +159,7 @@ class Sender:
                 total = sum(length for _, length in sealed)
                 await self._store.store(bytes(worker.slot[:total]), count)
                 self.sent.nodes_new += count
-            return [
-                Reference(node[0], id) for node, (id, _) in zip(nodes, sealed, strict=True)
-            ]
+            return [Reference(node[0], id) for node, (id, _) in zip(nodes, sealed, strict=True)]
 
         return await self.leased(work)
 

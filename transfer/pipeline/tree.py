@@ -204,7 +204,9 @@ class TreeSender:
             handles = [each.entry.handle for each in linked]
             return await worker.call(tasks.link_group, directory.filesystem, handles)
 
-        groups = dict(zip((e.entry.name for e in linked), await self._sender.leased(work), strict=True))
+        groups = dict(
+            zip((e.entry.name for e in linked), await self._sender.leased(work), strict=True)
+        )
         return [
             each._replace(entry=each.entry._replace(link_group=groups[each.entry.name]))
             if each.entry.name in groups else each

@@ -83,7 +83,9 @@ def epochs_of(keyrings: Iterable[bytes]) -> Epochs:
     )
 
 
-def signed_point(raw: bytes, domain: bytes, item: bytes, newest_keyring: bytes | None) -> point.Point:
+def signed_point(
+    raw: bytes, domain: bytes, item: bytes, newest_keyring: bytes | None
+) -> point.Point:
     """The point, if the domain's key signed it for this item; else Refused."""
     decoded = point.decode(raw)
     if (decoded.domain, decoded.item) != (domain, item):

@@ -70,7 +70,9 @@ class Shelf:
             if raw is not None:
                 header = frame.decode_header(raw)
                 assert header is not None
-                return decode_references(raw[frame.HEADER_SIZE : frame.HEADER_SIZE + header.children_size])
+                return decode_references(
+                    raw[frame.HEADER_SIZE : frame.HEADER_SIZE + header.children_size]
+                )
         return None
 
 
@@ -84,9 +86,7 @@ def resolve(
     return closure
 
 
-def set_complete(
-    connection: sa.Connection, domain: bytes, references: Iterable[Reference]
-) -> None:
+def set_complete(connection: sa.Connection, domain: bytes, references: Iterable[Reference]) -> None:
     found = find_rows(connection, domain, list(references))
     good = [row for rows in found.values() for row in rows if row.good and not row.complete]
     put_rows(connection, [row._replace(complete=True) for row in good])
@@ -121,9 +121,7 @@ class FrameStore:
         self._catalog, self._objects = catalog, objects
         self._open: dict[tuple[bytes, PackClass], OpenPack] = {}
 
-    def have(
-        self, domain: bytes, tag: int, generation: int, ids: Sequence[bytes]
-    ) -> list[bool]:
+    def have(self, domain: bytes, tag: int, generation: int, ids: Sequence[bytes]) -> list[bool]:
         references = [Reference(tag, bytes(id)) for id in ids]
         with self._catalog.begin() as connection:
             found = find_rows(connection, domain, references)
@@ -195,9 +193,7 @@ class FrameStore:
             State.GOOD, header.kind == Kind.DATA, session, None, header.epoch, header.generation,
         )  # fmt: skip
 
-    def _complete(
-        self, connection: sa.Connection, domain: bytes, taken: list[Arrived]
-    ) -> None:
+    def _complete(self, connection: sa.Connection, domain: bytes, taken: list[Arrived]) -> None:
         """Nodes whose children are all complete by now, those of the same call included."""
         nodes = [one for one in taken if one.header.kind != Kind.DATA]
         children = {child for one in nodes for child in one.references}

@@ -177,7 +177,9 @@ class MemoryVault:
 
     async def points(self, domain: bytes) -> list[StoredPoint]:
         stored = [
-            one for one in self._points.values() if points_format.decode(one.record).domain == domain
+            one
+            for one in self._points.values()
+            if points_format.decode(one.record).domain == domain
         ]
         return sorted(stored, key=lambda one: one.arrival_number)
 

@@ -1,10 +1,10 @@
 """A directory as a vault: make, open, verify, rebuild.
 
-    vault              JSON: format, features, vault ID, incarnation
-    catalog.sqlite     see catalog.py
-    lock               held while the vault is open for writing
-    packs/<domain>/<data|metadata>/<xx>/<pack ID>
-    records/{points,keyrings,tombstones}/...
+vault              JSON: format, features, vault ID, incarnation
+catalog.sqlite     see catalog.py
+lock               held while the vault is open for writing
+packs/<domain>/<data|metadata>/<xx>/<pack ID>
+records/{points,keyrings,tombstones}/...
 """
 
 import asyncio
@@ -26,7 +26,14 @@ from transfer.vault.objects import DirectoryObjects, make_directory, write_durab
 from transfer.vault.recovery import recover
 from transfer.vault.stored import StoredVault
 
-__all__ = ["Damage", "RebuildReport", "VerifyReport", "open_vault", "rebuild_catalog", "verify_vault"]
+__all__ = [
+    "Damage",
+    "RebuildReport",
+    "VerifyReport",
+    "open_vault",
+    "rebuild_catalog",
+    "verify_vault",
+]
 
 FORMAT = "transfer vault 1"
 _KNOWN_FEATURES: frozenset[str] = frozenset()

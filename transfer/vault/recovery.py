@@ -33,7 +33,7 @@ def recover(catalog: Catalog, objects: DirectoryObjects) -> None:
             settle_pack(catalog, objects, place.path.read_bytes(), known_before)
         elif place.path.stat().st_size < length:
             lose(catalog, objects, {place.pack_id: place.path.stat().st_size})
-    lose(catalog, objects, {pack_id: 0 for pack_id in known.keys() - seen})
+    lose(catalog, objects, dict.fromkeys(known.keys() - seen, 0))
     adopt_records(catalog, objects)
 
 

@@ -40,9 +40,7 @@ class StoredVault:
         self._ledger = Ledger(catalog, objects, info.incarnation, clock)
         self._closed = False
 
-    async def _call(
-        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, lambda: function(*args, **kwargs))
 
