@@ -7,9 +7,17 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "transfer"
 # From the bottom up; packages side by side do not know each other.
-LAYERS = (
-    ["errors", "formats crypto", "policy", "files", "throttle", "sources targets vault", "pipeline net", "jobs", "cli"]
-)
+LAYERS = [
+    "errors",
+    "formats crypto",
+    "policy",
+    "files",
+    "throttle",
+    "sources targets vault",
+    "pipeline net",
+    "jobs",
+    "cli",
+]
 RANK = {name: rank for rank, line in enumerate(LAYERS) for name in line.split()}
 SANS_IO = {"formats", "crypto", "policy"}
 # os is there for urandom alone, and the core does not use even that.

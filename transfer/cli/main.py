@@ -57,7 +57,7 @@ def make_parser(chosen: str | None = None) -> argparse.ArgumentParser:
 
 
 def load(name: str) -> Command:
-    command: Command = importlib.import_module(f"transfer.cli.{name}")  # type: ignore[assignment]
+    command: Command = importlib.import_module(f"transfer.cli.{name}")
     return command
 
 

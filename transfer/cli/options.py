@@ -80,14 +80,16 @@ def run_agent(
 
 def run_async(work: Awaitable[T]) -> T:
     """Run *work* to its end; SIGINT and SIGTERM cancel it and raise KeyboardInterrupt."""
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        return runner.run(_stoppable(work))
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop
-
-        factory = uvloop.new_event_loop
     except ImportError:
-        factory = asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(_stoppable(work))
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 async def _stoppable(work: Awaitable[T]) -> T:

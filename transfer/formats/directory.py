@@ -11,6 +11,7 @@ references, or before 256 KiB. So one entry added to a million costs two pages a
 indexes above. The hard limits are met by 3 runs in 10,000: 1 - (63/64)^512.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -104,5 +105,5 @@ def _count(raw: bytes) -> int:
 
 
 def _check_order(names: Sequence[bytes], whole: bool) -> None:
-    if not whole or any(a >= b for a, b in zip(names, names[1:], strict=False)):
+    if not whole or any(a >= b for a, b in itertools.pairwise(names)):
         raise FormatError("a directory page is out of order, has a duplicate, or does not end")

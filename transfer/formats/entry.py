@@ -16,6 +16,7 @@ number of the file system: they would make an unchanged tree look new. Children 
 named by their place in its clear child list, counted from 1; 0 stands for null.
 """
 
+import itertools
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
@@ -143,7 +144,7 @@ def decode_xattrs(raw: bytes) -> Xattrs:
             raise FormatError("extended attributes are cut short")
         found.append((raw[at + 1 : name_end], raw[value_at:end]))
         at = end
-    if any(left[0] >= right[0] for left, right in zip(found, found[1:], strict=False)):
+    if any(left[0] >= right[0] for left, right in itertools.pairwise(found)):
         raise FormatError("extended attributes are out of order")
     return tuple(found)
 

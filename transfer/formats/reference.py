@@ -9,6 +9,7 @@ looks like a node can never take the node's place. Lists of references are sorte
 without duplicates, and never hold the null ID.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import NamedTuple
@@ -74,7 +75,7 @@ def decode_references(buffer: Buffer) -> tuple[Reference, ...]:
     if len(raw) % REFERENCE_SIZE:
         raise FormatError(f"a reference list of {len(raw)} bytes is cut short")
     parts = [raw[at : at + REFERENCE_SIZE] for at in range(0, len(raw), REFERENCE_SIZE)]
-    if any(left >= right for left, right in zip(parts, parts[1:], strict=False)):
+    if any(left >= right for left, right in itertools.pairwise(parts)):
         raise FormatError("a reference list is out of order")
     for tag in {part[0] for part in parts}:
         check_tag(tag)

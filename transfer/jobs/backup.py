@@ -198,9 +198,7 @@ class _Run:
         builder = DirectoryBuilder(sender, known)
         marks: list[Mark] = []
         for each in self.protected:
-            await sender.leased(
-                lambda worker, place=each.place: worker.call(tasks.sync_source, place)
-            )
+            await self._sync(sender, each.place)
             moment = time.time_ns()
             self.progress.phase_is("transferring")
             old = before.get(each.name)
@@ -213,6 +211,10 @@ class _Run:
                 entry = await self._image(sender, each, old)
             await builder.add(entry, 0)
         return await builder.finish(), marks
+
+    async def _sync(self, sender: Sender, place: Place) -> None:
+        """Dirty mapped pages change no ctime until they are written; after this they have."""
+        await sender.leased(lambda worker: worker.call(tasks.sync_source, place))
 
     async def _parent_entries(
         self, nodes: NodeReader, parent: ListedPoint | None

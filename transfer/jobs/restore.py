@@ -12,6 +12,7 @@ from pathlib import Path
 from transfer.errors import TargetRefused, TargetUnusable, UsageError
 from transfer.files.directories import Place
 from transfer.formats.entry import Entry, FileType, Root
+from transfer.formats.reference import Reference
 from transfer.formats.stream import Descriptor
 from transfer.jobs.agent import Agent, ListedPoint
 from transfer.jobs.progress import Progress, Warning
@@ -21,6 +22,9 @@ from transfer.pipeline.receive import Received, ReceiveOptions, StreamReceiver, 
 from transfer.pipeline.workers import Leased, Pool
 from transfer.policy.globs import Globs
 from transfer.targets import image
+
+Frames = list[write_tasks.FrameAt]
+Extents = list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -123,10 +127,10 @@ class _Run:
         try:
             fresh = not replace
 
-            async def write(worker: Leased, frames: object, zeros: object) -> object:
+            async def write(worker: Leased, frames: Frames, zeros: Extents) -> list[Reference]:
                 mine = await worker.call(write_tasks.open_image_again, path)
                 return await worker.call(
-                    write_tasks.write_image, mine, frames, () if fresh else zeros
+                    write_tasks.write_image, mine, frames, [] if fresh else zeros
                 )
 
             receiver = StreamReceiver(pool, nodes, self.received)
@@ -171,7 +175,7 @@ class _Run:
         return self._result()
 
     async def _walk(self, nodes: NodeReader, receiver: StreamReceiver) -> None:
-        async def check(worker: Leased, frames: object, zeros: object) -> object:
+        async def check(worker: Leased, frames: Frames, zeros: Extents) -> list[Reference]:
             return await worker.call(write_tasks.check_frames, frames)
 
         seen: set[bytes] = set()

@@ -1,6 +1,6 @@
 """Fetch: frames come from the vault and are opened in workers; nothing is believed unchecked."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from transfer.errors import FormatError, FrameMissing
 from transfer.formats.directory import decode_index, decode_page
@@ -45,7 +45,7 @@ class NodeReader:
 
     async def entries(
         self, root: Reference | None, damaged: list[str] | None = None
-    ) -> AsyncIterator[tuple[Entry, Reference]]:
+    ) -> AsyncGenerator[tuple[Entry, Reference], None]:
         """The entries of a directory in order, each with the page it stands on.
 
         With *damaged*, pages that cannot be read are named there and left out.
@@ -74,7 +74,7 @@ class NodeReader:
 
     async def blocks(
         self, stream: Descriptor, damaged: list[tuple[int, int]] | None = None
-    ) -> AsyncIterator[tuple[int, bytes | None]]:
+    ) -> AsyncGenerator[tuple[int, bytes | None], None]:
         """(block number, ID or None for zeros) in order.
 
         With *damaged*, extents whose node cannot be read are noted there and left out.

@@ -6,7 +6,7 @@ taken CHUNK at a time. Memory per directory in work: its names, one chunk of ent
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -93,7 +93,7 @@ class _ParentCursor:
         return found[0] if found is not None and found[0].name == name else None
 
     async def close(self) -> None:
-        await self._entries.aclose()  # type: ignore[attr-defined]
+        await self._entries.aclose()
 
 
 class TreeSender:
@@ -142,7 +142,7 @@ class TreeSender:
 
     async def _entries(
         self, directory: _Directory, names: Sequence[bytes]
-    ) -> AsyncIterator[tuple[Entry, int]]:
+    ) -> AsyncGenerator[tuple[Entry, int], None]:
         for first in range(0, len(names), CHUNK):
             for pair in await self._chunk(directory, names[first : first + CHUNK]):
                 yield pair

@@ -73,7 +73,7 @@ class Vault(Protocol):
     async def open_session(
         self, domain: bytes, item: bytes | None, take_over: bool = False
     ) -> SessionInfo:
-        """With an item the session is its one writer, else ItemBusy; *take_over* fences the other."""
+        """With an item it is the item's one writer, else ItemBusy; *take_over* fences the other."""
 
     async def heartbeat(self, session: int) -> None: ...
 

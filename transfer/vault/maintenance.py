@@ -59,7 +59,7 @@ class _Verification:
             known = {row.pack: row for row in connection.execute(sa.select(cat.packs))}
             tally = sa.select(cat.frames.c.pack, sa.func.count(cat.frames.c.tag))
             counts = connection.execute(tally.group_by(cat.frames.c.pack)).all()
-        self._rows_of = {pack_id: count for pack_id, count in counts}
+        self._rows_of = dict(counts)
         # A pack that is younger than this list is a running vault's, and checked next time.
         for row in known.values():
             header = PackHeader(row.domain, pack.PackClass(row._mapping["class"]), row.pack)
@@ -87,7 +87,7 @@ class _Verification:
             raw = b""
         elif closed:
             self._whole(header, raw)
-        found = [one for one in pack.walk(raw, end=None if closed else length)]
+        found = list(pack.walk(raw, end=None if closed else length))
         entries = {one.offset: pack.entry_of(one.frame.header, one.offset) for one in found}
         self._frames += len(found)
         self._bytes += sum(one.frame.header.frame_length for one in found)
