@@ -1,4 +1,4 @@
-"""Memory of a process tree: the sum of its proportional set sizes, which count shared pages once."""
+"""Memory of a process tree: the sum of its proportional set sizes, shared pages counted once."""
 
 import threading
 from contextlib import suppress
