@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-MODULES = "reference frame pack stream entry directory point keyring record".split()
+MODULES = (
+    "reference", "frame", "pack", "stream", "entry", "directory", "point", "keyring", "record",
+)  # fmt: skip
 
 
 def page() -> str:

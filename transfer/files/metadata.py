@@ -11,9 +11,13 @@ ACLS = (b"system.posix_acl_access", b"system.posix_acl_default")
 _UNSUPPORTED = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _UNREADABLE = {errno.ENODATA, errno.EPERM, errno.EACCES} | _UNSUPPORTED
 _TYPES = {
-    modes.S_IFREG: FileType.FILE, modes.S_IFDIR: FileType.DIRECTORY, modes.S_IFLNK: FileType.SYMLINK,
-    modes.S_IFIFO: FileType.FIFO, modes.S_IFCHR: FileType.CHARACTER, modes.S_IFBLK: FileType.BLOCK,
-}  # fmt: skip
+    modes.S_IFREG: FileType.FILE,
+    modes.S_IFDIR: FileType.DIRECTORY,
+    modes.S_IFLNK: FileType.SYMLINK,
+    modes.S_IFIFO: FileType.FIFO,
+    modes.S_IFCHR: FileType.CHARACTER,
+    modes.S_IFBLK: FileType.BLOCK,
+}
 
 
 class Stat(NamedTuple):

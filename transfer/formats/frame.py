@@ -3,7 +3,7 @@
     offset  size  field
          0     4  magic           b"TFRM"
          4     1  version         1
-         5     1  scheme          1 = AES-256-GCM, key derived from the epoch's seal key and this header
+         5     1  scheme          1 = AES-256-GCM, key from the epoch's seal key and this header
          6     1  kind            see reference.py
          7     1  level           0, or the height of a stream node or directory index
          8     2  flags           low byte: needed to read, high byte: may be ignored

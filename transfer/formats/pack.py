@@ -144,7 +144,7 @@ def encode_footer(index_at: int, count: int, digest: bytes) -> bytes:
 
 
 def encode_trailer(entries: Iterable[IndexEntry], index_at: int, before: blake3) -> bytes:
-    """Index and footer; *before* has seen the pack's first *index_at* bytes, and is kept as it is."""
+    """Index and footer; *before* has seen the pack's first *index_at* bytes, and is kept."""
     index = encode_index(entries)
     digest = before.copy().update(index).digest()
     return index + encode_footer(index_at, len(index) // ENTRY_SIZE, digest)

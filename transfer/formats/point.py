@@ -110,7 +110,7 @@ def encode(point: Point) -> bytes:
 
 
 def decode(record: bytes) -> Point:
-    """Raises FormatError for damage and limits; whether the signature holds is the caller's to ask."""
+    """Raises FormatError; whether the signature holds is the caller's to ask."""
     if not _SEALED_AT + SIGNATURE_SIZE <= len(record) <= MAX_POINT:
         raise FormatError(f"no recovery point has {len(record)} bytes")
     (magic, version, consistency, reserved, _, _, needed, domain, item, number, parent, tag, root,

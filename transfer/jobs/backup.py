@@ -1,6 +1,6 @@
 """Backup: open the session, find the parent, send what changed, commit.
 
-    lock -> session -> parent and its mark -> sync -> send -> point's ID journalled -> commit -> head
+    lock -> session -> parent and its mark -> sync -> send -> commit -> local head
 
 The parent is the newest point of the item whose mark the source still knows; mark and parent come
 from the same point. A run that fails or is interrupted leaves no point, and what it sent stays.
@@ -282,7 +282,7 @@ class _Run:
             and not self.options.full
         ):
             raise UsageError(
-                f"{os.fsdecode(each.path)} has blocks of {parent.block_size} bytes in its last point",
+                f"{os.fsdecode(each.path)} has blocks of {parent.block_size} bytes so far",
                 "another --block-size needs --full",
             )
         try:

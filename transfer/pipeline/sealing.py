@@ -133,7 +133,7 @@ class Sealer:
     def seal_into(
         self, out: memoryview, tag: int, id: bytes, plain: Buffer, children: bytes = b""
     ) -> int:
-        """Write the frame of *plain*, whose ID is *id*, to the start of *out*; return its length."""
+        """Write the frame of *plain*, which has this *id*, to the start of *out*; its length."""
         check_tag(tag)
         if id == NULL_ID:
             raise IdMismatch("content has the null ID: it cannot be stored")

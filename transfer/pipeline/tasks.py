@@ -152,7 +152,7 @@ def extents(
 def read_blocks(
     lane: Lane[Tools], file: SourceFile, offset: int, length: int, block_size: int, strict: bool
 ) -> list[bytes | None]:
-    """IDs of the blocks of this extent; None for zeros. What is missing at the end reads as zeros."""
+    """IDs of the extent's blocks, None for zeros. What is missing at the end reads as zeros."""
     room = memoryview(bytearray(length))
     with _open(lane.tools.directories, file, strict) as fd:
         read_into(fd, offset, room)

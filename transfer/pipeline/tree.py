@@ -49,7 +49,7 @@ class TreeOptions:
     one_file_system: bool = False
     never_enter: frozenset[tuple[int, int]] = frozenset()
     trusted_until: int = 0
-    """ctime below which the parent's stat proves that a file did not change; 0: nothing proves it."""
+    """ctime below which the parent's stat proves that a file is unchanged; 0: nothing does."""
 
 
 @dataclass
