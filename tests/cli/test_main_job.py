@@ -108,8 +108,15 @@ def test_a_machine_that_lost_its_state_restores_with_the_passphrase(shell, tree,
     same(tree, tmp_path / "out" / "tree")
 
 
-@pytest.mark.parametrize("words", [("points", "nope"), ("restore", "home@ffff", "--to", "x"),
-                                   ("backup", "bad name", "/"), ("backup", "x", "/no/such")])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("points", "nope"),
+        ("restore", "home@ffff", "--to", "x"),
+        ("backup", "bad name", "/"),
+        ("backup", "x", "/no/such"),
+    ],
+)
 def test_what_a_person_must_change_is_64(shell, tree, words):
     shell("backup", "home", tree)
     code, answer = shell(*words)

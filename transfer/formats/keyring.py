@@ -33,7 +33,7 @@ class EpochName(msgspec.Struct, frozen=True):
 
 
 class Wrap(msgspec.Struct, frozen=True):
-    """The keyring key, for one passphrase or recovery key; *made_in* is the version that began it."""
+    """The keyring key, for one passphrase or recovery key; *made_in* is its version then."""
 
     id: bytes
     kind: str

@@ -28,6 +28,7 @@ from transfer.formats.stream import DEFAULT_BLOCK, MAX_BLOCK, MIN_BLOCK, Descrip
 from transfer.jobs.agent import Agent, ListedPoint
 from transfer.jobs.progress import Progress, Warning
 from transfer.pipeline import tasks
+from transfer.pipeline.batching import task_group
 from transfer.pipeline.directories import DirectoryBuilder
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.sealing import Sealer
@@ -158,13 +159,12 @@ class _Run:
         try:
             parent = await self._parent()
             wanted = await agent.vault.wanted(session.number) if parent else []
-            async with agent.pool(
-                self.options.workers, tasks.Tools, self.options.compression
-            ) as pool:
-                nodes = NodeReader(pool, agent.vault, session.number)
+            pool = agent.pool(self.options.workers, tasks.Tools, self.options.compression)
+            async with pool, task_group() as group:
+                nodes = NodeReader(pool, agent.vault, session.number, group)
                 sender = Sender(
                     pool, agent.vault, session.number, agent.opened.generation, nodes,
-                    trust_parent=not wanted,
+                    group=group, trust_parent=not wanted,
                 )  # fmt: skip
                 use_stat = parent is not None and not self.options.full and not wanted
                 root, marks = await self._send(sender, nodes, parent, use_stat)
@@ -194,8 +194,8 @@ class _Run:
             parent if parent and parent.point.generation == self.agent.opened.generation else None
         )
         before = await self._parent_entries(nodes, comparable)
-        known = {comparable.point.root.id} if comparable and comparable.point.root else set()
-        builder = DirectoryBuilder(sender, known)
+        root = comparable.point.root if comparable else None
+        builder = DirectoryBuilder(sender, set() if root is None else {root.id})
         marks: list[Mark] = []
         for each in self.protected:
             await self._sync(sender, each.place)
@@ -209,7 +209,7 @@ class _Run:
                 marks.append(mark)
             else:
                 entry = await self._image(sender, each, old)
-            await builder.add(entry, 0)
+            await builder.add(entry, 0, root.id if root else None)
         return await builder.finish(), marks
 
     async def _sync(self, sender: Sender, place: Place) -> None:
@@ -253,12 +253,9 @@ class _Run:
             self.options.one_file_system, never, until,
         )  # fmt: skip
         before = old.content.reference if old and isinstance(old.content, Root) else None
-        try:
-            async with asyncio.TaskGroup() as group:
-                tree = TreeSender(sender, nodes, options, self.progress, group)
-                root = await tree.send(each.place, b"", each.status.st_dev, before)
-        except ExceptionGroup as failures:
-            raise _first(failures) from failures
+        async with task_group() as group:
+            tree = TreeSender(sender, nodes, options, self.progress, group)
+            root = await tree.send(each.place, b"", each.status.st_dev, before)
         found = tree.counts
         self._count(found.bytes_source, found.files, found.entries, found.sockets, found.torn)
         parent, name = os.path.split(each.path)
@@ -368,8 +365,3 @@ def _boot_id() -> str:
         return (
             f"{os.getpid()}-{time.monotonic_ns()}"  # unknown: no other run's stat proves anything
         )
-
-
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    first = failures.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -9,6 +9,7 @@ from transfer.formats.entry import Entry, Root
 from transfer.formats.reference import Reference
 from transfer.jobs.agent import Agent, of_item
 from transfer.pipeline import tasks
+from transfer.pipeline.batching import task_group
 from transfer.pipeline.fetch import NodeReader
 
 
@@ -60,8 +61,8 @@ async def list_entries(agent: Agent, item: str, path: bytes = b"") -> list[Entry
     listed = await agent.find(item)
     session = await agent.vault.open_session(agent.domain, None)
     try:
-        async with agent.pool(1, tasks.Tools) as pool:
-            nodes = NodeReader(pool, agent.vault, session.number)
+        async with agent.pool(1, tasks.Tools) as pool, task_group() as group:
+            nodes = NodeReader(pool, agent.vault, session.number, group)
             return await _entries(nodes, listed.point.root, path.strip(b"/"))
     finally:
         await agent.vault.end_session(session.number)

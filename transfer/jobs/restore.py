@@ -17,6 +17,7 @@ from transfer.formats.stream import Descriptor
 from transfer.jobs.agent import Agent, ListedPoint
 from transfer.jobs.progress import Progress, Warning
 from transfer.pipeline import write_tasks
+from transfer.pipeline.batching import task_group
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.receive import Received, ReceiveOptions, StreamReceiver, TreeReceiver
 from transfer.pipeline.workers import Leased, Pool
@@ -81,10 +82,9 @@ class _Run:
         root = target if is_directory else os.path.dirname(target)
         session = await self.agent.vault.open_session(self.agent.domain, None)
         try:
-            async with self.agent.pool(
-                self.workers, write_tasks.WriteTools, root, options.owner
-            ) as pool:
-                nodes = NodeReader(pool, self.agent.vault, session.number)
+            pool = self.agent.pool(self.workers, write_tasks.WriteTools, root, options.owner)
+            async with pool, task_group() as group:
+                nodes = NodeReader(pool, self.agent.vault, session.number, group)
                 entries = [
                     e async for e, _ in nodes.entries(self.listed.point.root, self.received.damaged)
                 ]
@@ -148,16 +148,11 @@ class _Run:
     ) -> None:  # fmt: skip
         choice = ReceiveOptions(options.overwrite, _selection(options))
         trees = [entry for entry in entries if entry.type is FileType.DIRECTORY]
-        try:
-            async with asyncio.TaskGroup() as group:
-                receiver = TreeReceiver(
-                    pool, nodes, self.received, choice, self.progress.warn, group
-                )
-                for entry in trees:
-                    if choice.selected(entry.name, True):
-                        await receiver.directory(place, entry, entry.name)
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from failures
+        async with task_group() as group:
+            receiver = TreeReceiver(pool, nodes, self.received, choice, self.progress.warn, group)
+            for entry in trees:
+                if choice.selected(entry.name, True):
+                    await receiver.directory(place, entry, entry.name)
         if trees:
             async with pool.lease() as worker:
                 await worker.call(write_tasks.sync_target)
@@ -166,8 +161,9 @@ class _Run:
         self.progress.phase_is("reading")
         session = await self.agent.vault.open_session(self.agent.domain, None)
         try:
-            async with self.agent.pool(self.workers, write_tasks.WriteTools, b"/", "none") as pool:
-                nodes = NodeReader(pool, self.agent.vault, session.number)
+            pool = self.agent.pool(self.workers, write_tasks.WriteTools, b"/", "none")
+            async with pool, task_group() as group:
+                nodes = NodeReader(pool, self.agent.vault, session.number, group)
                 receiver = StreamReceiver(pool, nodes, self.received)
                 await self._walk(nodes, receiver)
         finally:

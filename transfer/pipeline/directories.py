@@ -20,15 +20,17 @@ _OVERHEAD = 128  # an entry's fixed part and its fields' heads, rounded up
 
 
 class DirectoryBuilder:
-    """*known* are the IDs of the parent point's pages of this directory: they are not sent."""
+    """*indexes* are the IDs of the parent point's indexes of this directory: they are not sent."""
 
-    def __init__(self, sender: Sender, known: set[bytes]) -> None:
-        self._sender, self._known = sender, known
+    def __init__(self, sender: Sender, indexes: set[bytes]) -> None:
+        self._sender, self._indexes = sender, indexes
+        self._pages: set[bytes] = set()
         self._page: list[Entry] = []
         self._weight = self._children = 0
         self._levels: list[list[IndexEntry]] = []
 
-    async def add(self, entry: Entry, cut: int) -> None:
+    async def add(self, entry: Entry, cut: int, page: bytes | None = None) -> None:
+        """The next entry; *page* is the ID of the parent's page where its name stood."""
         weight, children = _weight(entry), sum(1 for _ in references_of(entry))
         if self._page and (
             self._weight + weight > MAX_PAGE - 2
@@ -37,6 +39,8 @@ class DirectoryBuilder:
         ):
             await self._end_page(0)
         self._page.append(entry)
+        if page is not None:
+            self._pages.add(page)
         self._weight += weight
         self._children += children
         if cut:
@@ -60,8 +64,8 @@ class DirectoryBuilder:
         page, self._page = self._page, []
         self._weight = self._children = 0
         plain, children = encode_page(page)
-        node = (tag_of(Kind.PAGE), plain, children)
-        reference = (await self._sender.nodes([node], frozenset(self._known)))[0]
+        known, self._pages = frozenset(self._pages), set()
+        reference = await self._sender.node(tag_of(Kind.PAGE), plain, children, known)
         await self._push(0, IndexEntry(page[0].name, reference), cut)
 
     async def _push(self, level: int, child: IndexEntry, cut: int) -> None:
@@ -74,8 +78,8 @@ class DirectoryBuilder:
     async def _end_index(self, level: int, cut: int) -> None:
         index, self._levels[level] = self._levels[level], []
         plain, children = encode_index(level + 1, index)
-        node = (tag_of(Kind.INDEX, level + 1), plain, children)
-        reference = (await self._sender.nodes([node], frozenset(self._known)))[0]
+        tag, known = tag_of(Kind.INDEX, level + 1), frozenset(self._indexes)
+        reference = await self._sender.node(tag, plain, children, known)
         await self._push(level + 1, IndexEntry(index[0].first_name, reference), cut)
 
 

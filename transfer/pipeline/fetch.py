@@ -1,5 +1,6 @@
 """Fetch: frames come from the vault and are opened in workers; nothing is believed unchecked."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
 from transfer.errors import FormatError, FrameMissing
@@ -15,27 +16,42 @@ from transfer.formats.stream import (
     slot_count,
 )
 from transfer.pipeline import tasks
+from transfer.pipeline.batching import Batcher
 from transfer.pipeline.workers import Pool
 from transfer.vault.base import Vault
+
+Opened = tuple[bytes, bytes] | str | None  # a node, what is wrong with it, or missing
 
 
 class NodeReader:
     """Nodes and what they say, from a vault in one read session or a writer's own."""
 
-    def __init__(self, pool: Pool, vault: Vault, session: int) -> None:
+    def __init__(self, pool: Pool, vault: Vault, session: int, group: asyncio.TaskGroup) -> None:
         self._pool, self._vault, self._session = pool, vault, session
+        # A page has at most 256 KiB: 32 of them stay below what one message to a worker may hold.
+        self._load: Batcher[Reference, Opened] = Batcher(
+            group, self._load_together, lambda _: 1, limit=32, count=32, parallel=2
+        )
 
     async def load(self, reference: Reference) -> tuple[bytes, bytes]:
         """(plaintext, child list); raises FrameMissing when there is no copy that opens."""
-        raw = (await self._vault.fetch(self._session, [reference]))[0]
-        if raw is None:
+        opened = await self._load.ask(reference)
+        if opened is None:
             raise FrameMissing(f"{reference} is not in the vault")
-        async with self._pool.lease() as worker:
-            opened = (await worker.call(tasks.open_nodes, [raw], [reference]))[0]
         if isinstance(opened, str):
             await self._vault.report_damaged(self._session, [reference])
             raise FrameMissing(f"{reference} is damaged: {opened}")
         return opened
+
+    async def _load_together(self, references: list[Reference]) -> list[Opened]:
+        raws = await self._vault.fetch(self._session, references)
+        there = [(raw, each) for raw, each in zip(raws, references, strict=True) if raw is not None]
+        async with self._pool.lease() as worker:
+            opened = await worker.call(
+                tasks.open_nodes, [raw for raw, _ in there], [each for _, each in there]
+            )
+        found = iter(opened)
+        return [None if raw is None else next(found) for raw in raws]
 
     async def fetch(self, references: Sequence[Reference]) -> list[bytes | None]:
         return await self._vault.fetch(self._session, references)
@@ -44,11 +60,15 @@ class NodeReader:
         await self._vault.report_damaged(self._session, references)
 
     async def entries(
-        self, root: Reference | None, damaged: list[str] | None = None
+        self,
+        root: Reference | None,
+        damaged: list[str] | None = None,
+        indexes: set[bytes] | None = None,
     ) -> AsyncGenerator[tuple[Entry, Reference], None]:
         """The entries of a directory in order, each with the page it stands on.
 
-        With *damaged*, pages that cannot be read are named there and left out.
+        With *damaged*, pages that cannot be read are named there and left out. IDs of the
+        indexes on the way are put into *indexes*.
         """
         left = [root] if root is not None else []
         last = b""
@@ -58,6 +78,8 @@ class NodeReader:
                 plain, children = await self.load(reference)
                 if reference.kind is Kind.INDEX:
                     index = decode_index(reference.level, plain, children)
+                    if indexes is not None:
+                        indexes.add(reference.id)
                     left += [child.child for child in reversed(index)]
                     continue
                 page = decode_page(plain, children)

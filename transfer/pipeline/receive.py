@@ -22,6 +22,7 @@ from transfer.formats.entry import (
 from transfer.formats.reference import Reference
 from transfer.formats.stream import Descriptor
 from transfer.pipeline import write_tasks
+from transfer.pipeline.batching import task_group
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.tasks import BATCH, DATA, block_extent
 from transfer.pipeline.workers import Leased, Pool
@@ -115,13 +116,10 @@ class StreamReceiver:
             finally:
                 window.release()
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                async for blocks, zeros in stream_batches(self._nodes, stream, extents):
-                    await window.acquire()
-                    group.create_task(batch(blocks, zeros))
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from failures
+        async with task_group() as group:
+            async for blocks, zeros in stream_batches(self._nodes, stream, extents):
+                await window.acquire()
+                group.create_task(batch(blocks, zeros))
         if bad:
             await self._nodes.report(bad)
         return [f"{ref}" for ref in bad] + [f"{length} bytes at {at}" for at, length in extents]

@@ -9,7 +9,8 @@ children. Frames of many callers travel in one call: one fsync serves them all.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
 from transfer.errors import NotStored, WorkerLost
 from transfer.formats.reference import Kind, Reference, tag_of
@@ -27,14 +28,40 @@ from transfer.formats.stream import (
     slot_count,
 )
 from transfer.pipeline import tasks
+from transfer.pipeline.batching import Batcher, task_group
 from transfer.pipeline.fetch import NodeReader
+from transfer.pipeline.sealing import frame_room
 from transfer.pipeline.workers import Leased, Pool
 from transfer.sources.reading import SourceFile
 from transfer.vault.base import MAX_FRAMES, Outcome, Vault
 
 T = TypeVar("T")
 MAX_CALL = 8 * 2**20
+MAX_ASKED = 8192
 _TRIES = 3
+
+
+class Frames(NamedTuple):
+    """*frames* whole frames, back to back."""
+
+    raw: bytes
+    frames: int
+
+    @property
+    def weight(self) -> int:
+        """In bytes of a call; small frames weigh more, so that MAX_FRAMES of them fill one."""
+        return max(len(self.raw), self.frames * (MAX_CALL // MAX_FRAMES))
+
+
+class Node(NamedTuple):
+    tag: int
+    plain: bytes
+    children: bytes
+    known: frozenset[bytes]
+
+    @property
+    def room(self) -> int:
+        return frame_room(len(self.plain), len(self.children))
 
 
 @dataclass
@@ -48,62 +75,40 @@ class Sent:
     nodes_new: int = 0
 
 
-class FrameStore:
-    """Store frames of many callers in few calls, in the order in which they came."""
-
-    def __init__(self, vault: Vault, session: int, sent: Sent) -> None:
-        self._vault, self._session, self._sent = vault, session, sent
-        self._waiting: list[tuple[bytes, int, asyncio.Future[None]]] = []
-        self._turn = asyncio.Lock()
-
-    async def store(self, frames: bytes, count: int) -> None:
-        """Return when all *count* whole *frames* are durable."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((frames, count, done))
-        async with self._turn:
-            if not done.done():
-                await self._flush()
-        await done
-
-    async def _flush(self) -> None:
-        # Callers stand in line for the turn, so each flush begins with its own caller's frames.
-        taken: list[tuple[bytes, int, asyncio.Future[None]]] = []
-        size = count = 0
-        while self._waiting:
-            frames, number, _ = self._waiting[0]
-            if taken and (size + len(frames) > MAX_CALL or count + number > MAX_FRAMES):
-                break
-            taken.append(self._waiting.pop(0))
-            size, count = size + len(frames), count + number
-        try:
-            outcomes = await self._vault.store(self._session, b"".join(part[0] for part in taken))
-            if Outcome.REJECTED in outcomes:
-                raise NotStored("the vault rejected a frame", "run `transfer key status`")
-        except BaseException as error:
-            for _, _, done in taken:
-                if not done.done():
-                    done.set_exception(error) if isinstance(error, Exception) else done.cancel()
-                    done.exception() if not done.cancelled() else None
-            raise
-        stored = sum(outcome is Outcome.STORED for outcome in outcomes)
-        self._sent.bytes_sent += size
-        self._sent.bytes_stored += size * stored // max(1, len(outcomes))
-        for _, _, done in taken:
-            if not done.done():
-                done.set_result(None)
-
-
 class Sender:
     """Everything below one point: blocks, streams and nodes, into one session."""
 
     def __init__(
         self, pool: Pool, vault: Vault, session: int, generation: int, nodes: NodeReader, *,
-        trust_parent: bool,
+        group: asyncio.TaskGroup, trust_parent: bool,
     ) -> None:  # fmt: skip
         self.sent = Sent()
         self._pool, self._vault, self._session = pool, vault, session
         self._generation, self._nodes, self._trust = generation, nodes, trust_parent
-        self._store = FrameStore(vault, session, self.sent)
+        self._have: Batcher[list[bytes], list[bool]] = Batcher(
+            group, self._ask_have, len, limit=MAX_ASKED, count=256
+        )
+        self._store: Batcher[Frames, None] = Batcher(
+            group, self._store_frames, lambda each: each.weight, limit=MAX_CALL, count=256
+        )
+        self._seal_nodes: Batcher[Node, Reference] = Batcher(
+            group, self._nodes_together, lambda each: each.room, limit=2**21, count=64, parallel=2
+        )
+
+    async def _ask_have(self, questions: list[list[bytes]]) -> list[list[bool]]:
+        asked = [id for ids in questions for id in ids]
+        there = iter(await self._vault.have(self._session, tasks.DATA, self._generation, asked))
+        return [list(islice(there, len(ids))) for ids in questions]
+
+    async def _store_frames(self, parts: list[Frames]) -> list[None]:
+        outcomes = await self._vault.store(self._session, b"".join(part.raw for part in parts))
+        if Outcome.REJECTED in outcomes:
+            raise NotStored("the vault rejected a frame", "`transfer key status` shows the epochs")
+        size = sum(len(part.raw) for part in parts)
+        stored = sum(outcome is Outcome.STORED for outcome in outcomes)
+        self.sent.bytes_sent += size
+        self.sent.bytes_stored += size * stored // max(1, len(outcomes))
+        return [None] * len(parts)
 
     async def leased(self, work: Callable[[Leased], Awaitable[T]]) -> T:
         """Do *work* with a worker, again with another one if that worker dies."""
@@ -138,28 +143,31 @@ class Sender:
         if not numbers:
             return
         asked = list(numbers)
-        there = await self._vault.have(self._session, tasks.DATA, self._generation, asked)
+        there = await self._have.ask(asked)
         wanted = [(numbers[id], id) for id, has in zip(asked, there, strict=True) if not has]
         if not wanted:
             return
         lengths = await worker.call(tasks.seal_kept, wanted)
-        await self._store.store(bytes(worker.slot[: sum(lengths)]), len(lengths))
+        await self._store.ask(Frames(bytes(worker.slot[: sum(lengths)]), len(lengths)))
         self.sent.blocks_new += len(lengths)
 
-    async def nodes(
-        self, nodes: Sequence[tuple[int, bytes, bytes]], known: frozenset[bytes]
-    ) -> list[Reference]:
-        """Store nodes (tag, plaintext, child list); those *known* in the parent are not sent."""
-        skip = known if self._trust else frozenset()
+    async def node(
+        self, tag: int, plain: bytes, children: bytes, known: frozenset[bytes]
+    ) -> Reference:
+        """Store a node whose children are stored; not sent if the parent is *known* to have it."""
+        return await self._seal_nodes.ask(
+            Node(tag, plain, children, known if self._trust else frozenset())
+        )
 
+    async def _nodes_together(self, nodes: list[Node]) -> list[Reference]:
         async def work(worker: Leased) -> list[Reference]:
-            sealed = await worker.call(tasks.seal_nodes, list(nodes), skip)
+            sealed = await worker.call(tasks.seal_nodes, [(*node,) for node in nodes])
             count = sum(length > 0 for _, length in sealed)
             if count:
                 total = sum(length for _, length in sealed)
-                await self._store.store(bytes(worker.slot[:total]), count)
+                await self._store.ask(Frames(bytes(worker.slot[:total]), count))
                 self.sent.nodes_new += count
-            return [Reference(node[0], id) for node, (id, _) in zip(nodes, sealed, strict=True)]
+            return [Reference(node.tag, id) for node, (id, _) in zip(nodes, sealed, strict=True)]
 
         return await self.leased(work)
 
@@ -176,7 +184,7 @@ class Sender:
         if len(content) > MAX_BLOCK:
             raise ValueError("too large for one block")
         block_size = max(MIN_BLOCK, 1 << (len(content) - 1).bit_length())
-        root = (await self.nodes([(tasks.DATA, content, b"")], frozenset()))[0]
+        root = await self.node(tasks.DATA, content, b"", frozenset())
         return Descriptor(len(content), block_size, FIXED, root)
 
     async def stream(
@@ -264,12 +272,8 @@ def _block_runs(
 
 
 async def _gather(work: Sequence[Awaitable[T]]) -> list[T]:
-    try:
-        async with asyncio.TaskGroup() as group:
-            running = [group.create_task(_awaited(each)) for each in work]
-    except ExceptionGroup as failures:
-        # The first error is the story; the group stays in the traceback.
-        raise failures.exceptions[0] from failures
+    async with task_group() as group:
+        running = [group.create_task(_awaited(each)) for each in work]
     return [task.result() for task in running]
 
 
@@ -324,7 +328,7 @@ class _StreamBuilder:
             plain, children = encode_node(level, slots)
             tag = tag_of(Kind.STREAM, level)
             known = frozenset(id for id in await self._known(level, index) if id is not None)
-            id = (await self._sender.nodes([(tag, plain, children)], known))[0].id
+            id = (await self._sender.node(tag, plain, children, known)).id
         if level == self._depth:
             self._root = id
             return

@@ -201,12 +201,12 @@ def seal_kept(lane: Lane[Tools], wanted: Sequence[tuple[int, bytes]]) -> list[in
 
 
 def seal_nodes(
-    lane: Lane[Tools], nodes: Sequence[tuple[int, bytes, bytes]], known: frozenset[bytes]
+    lane: Lane[Tools], nodes: Sequence[tuple[int, bytes, bytes, frozenset[bytes]]]
 ) -> list[tuple[bytes, int]]:
-    """Seal (tag, plaintext, child list) into the slot; (ID, frame length), 0 if *known* has it."""
+    """Seal (tag, plaintext, child list, known) into the slot: (ID, frame length), 0 if known."""
     sealed: list[tuple[bytes, int]] = []
     at = 0
-    for tag, plain, children in nodes:
+    for tag, plain, children, known in nodes:
         id = lane.tools.sealer.id_of(tag, children, plain)
         length = 0
         if id not in known:

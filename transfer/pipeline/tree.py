@@ -75,8 +75,9 @@ class _ParentCursor:
     """The parent point's entries of one directory, asked for in ascending order of names."""
 
     def __init__(self, nodes: NodeReader, root: Reference | None) -> None:
-        self.pages: set[bytes] = set() if root is None else {root.id}
-        self._entries = nodes.entries(root)
+        self.indexes: set[bytes] = set()
+        self.page: bytes | None = None
+        self._entries = nodes.entries(root, indexes=self.indexes)
         self._next: tuple[Entry, Reference] | None = None
         self._ended = root is None
 
@@ -84,12 +85,13 @@ class _ParentCursor:
         while not self._ended and (self._next is None or self._next[0].name < name):
             try:
                 self._next = await anext(self._entries)
-                self.pages.add(self._next[1].id)
             except (StopAsyncIteration, FrameMissing, FormatError):
                 # A damaged parent costs reading and comparing, never a wrong point.
                 self._ended = True
                 return None
         found = self._next
+        if found is not None:
+            self.page = found[1].id
         return found[0] if found is not None and found[0].name == name else None
 
     async def close(self) -> None:
@@ -134,29 +136,31 @@ class TreeSender:
         if found.is_cache and self._options.exclude_caches:
             names = [b"CACHEDIR.TAG"]
         directory.filesystem = found.filesystem
-        builder = DirectoryBuilder(self._sender, directory.parent.pages)
+        builder = DirectoryBuilder(self._sender, directory.parent.indexes)
         async with aclosing(self._entries(directory, names)) as entries:
-            async for entry, cut in entries:
-                await builder.add(entry, cut)
+            async for entry, cut, page in entries:
+                await builder.add(entry, cut, page)
         return await builder.finish()
 
     async def _entries(
         self, directory: _Directory, names: Sequence[bytes]
-    ) -> AsyncGenerator[tuple[Entry, int], None]:
+    ) -> AsyncGenerator[tuple[Entry, int, bytes | None], None]:
         for first in range(0, len(names), CHUNK):
             for pair in await self._chunk(directory, names[first : first + CHUNK]):
                 yield pair
 
     async def _chunk(
         self, directory: _Directory, names: Sequence[bytes]
-    ) -> list[tuple[Entry, int]]:
+    ) -> list[tuple[Entry, int, bytes | None]]:
         scanned = await self._scan(directory, names)
         contents: dict[bytes, Content] = {}
+        pages: list[bytes | None] = []
         unread: set[bytes] = set()
         small: list[Scanned] = []
         branches: list[tuple[bytes, asyncio.Task[Root]]] = []
         for each in scanned:
             before = await directory.parent.find(each.entry.name)
+            pages.append(directory.parent.page)
             if each.stat.type is FileType.DIRECTORY:
                 task = await self._branch(directory, each, before)
                 branches.append((each.entry.name, task))
@@ -167,8 +171,8 @@ class TreeSender:
         for name, task in branches:
             contents[name] = await task
         return [
-            (await self._finished(directory, each, contents.get(each.entry.name)), each.cut)
-            for each in scanned
+            (await self._finished(each, contents.get(each.entry.name)), each.cut, page)
+            for each, page in zip(scanned, pages, strict=True)
             if each.entry.name not in unread
         ]
 
@@ -319,7 +323,7 @@ class TreeSender:
             return Inline(read.inline)
         return await self._sender.assembled(each.stat.size, self._options.block_size, read.ids)
 
-    async def _finished(self, directory: _Directory, each: Scanned, content: Content) -> Entry:
+    async def _finished(self, each: Scanned, content: Content) -> Entry:
         entry = each.entry._replace(content=content)
         if len(encode_xattrs(entry.xattrs)) <= XATTRS_MAX:
             return entry

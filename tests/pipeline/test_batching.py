@@ -1,0 +1,96 @@
+"""Batches: together what waits together, in order, within the limits, and errors to their askers."""
+
+import asyncio
+
+import pytest
+
+from transfer.pipeline.batching import Batcher, task_group
+
+
+class Echo:
+    """Answers a question with itself, as soon as *gate* is open; remembers the batches."""
+
+    def __init__(self):
+        self.batches = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def run(self, questions):
+        self.batches.append(list(questions))
+        await self.gate.wait()
+        if "bad" in questions:
+            raise ValueError("bad")
+        return questions
+
+
+async def ask_all(batcher, questions):
+    async with asyncio.TaskGroup() as group:
+        return [group.create_task(batcher.ask(each)) for each in questions]
+
+
+async def test_what_waits_at_the_same_time_goes_together_in_order():
+    echo = Echo()
+    async with task_group() as group:
+        batcher = Batcher(group, echo.run, len, limit=100, count=10)
+        asked = await ask_all(batcher, ["a", "b", "c"])
+    assert [each.result() for each in asked] == ["a", "b", "c"]
+    assert echo.batches == [["a", "b", "c"]]
+
+
+@pytest.mark.parametrize(
+    ("limit", "count", "batches"),
+    [
+        (4, 10, [["aa", "bb"], ["cccccc"], ["d"]]),  # one larger than the limit goes alone
+        (100, 3, [["aa", "bb", "cccccc"], ["d"]]),
+    ],
+)
+async def test_a_batch_keeps_the_limits(limit, count, batches):
+    echo = Echo()
+    async with task_group() as group:
+        batcher = Batcher(group, echo.run, len, limit=limit, count=count)
+        await ask_all(batcher, ["aa", "bb", "cccccc", "d"])
+    assert echo.batches == batches
+
+
+async def test_at_most_parallel_batches_are_under_way():
+    echo = Echo()
+    echo.gate.clear()
+    async with task_group() as group:
+        batcher = Batcher(group, echo.run, len, limit=1, count=1, parallel=2)
+        asking = asyncio.create_task(ask_all(batcher, "abc"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert echo.batches == [["a"], ["b"]]
+        echo.gate.set()
+        await asking
+    assert echo.batches == [["a"], ["b"], ["c"]]
+
+
+async def test_an_error_reaches_all_who_asked_and_the_next_batch_is_run():
+    echo = Echo()
+    async with task_group() as group:
+        batcher = Batcher(group, echo.run, len, limit=100, count=10)
+        answers = await asyncio.gather(batcher.ask("a"), batcher.ask("bad"), return_exceptions=True)
+        assert [str(each) for each in answers] == ["bad", "bad"]
+        assert await batcher.ask("c") == "c"
+
+
+async def test_who_gives_up_takes_no_answer_from_others():
+    echo = Echo()
+    echo.gate.clear()
+    async with task_group() as group:
+        batcher = Batcher(group, echo.run, len, limit=100, count=10)
+        first, second = asyncio.create_task(batcher.ask("a")), asyncio.create_task(batcher.ask("b"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.sleep(0)
+        echo.gate.set()
+        assert await second == "b"
+    assert first.cancelled()
+
+
+async def test_a_group_raises_its_first_error_alone():
+    with pytest.raises(ValueError, match="deep"):
+        async with task_group():
+            raise BaseExceptionGroup("outer", [ExceptionGroup("inner", [ValueError("deep")])])

@@ -1,0 +1,85 @@
+"""Ask together what many tasks ask at the same time: one call, one fsync, one trip to a worker."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+
+@asynccontextmanager
+async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
+    """A TaskGroup that raises its first error alone; the group stays in the traceback."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as failures:
+        raise first_error(failures) from failures
+
+
+def first_error(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = failures.exceptions[0]
+    return first_error(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+class Batcher(Generic[Q, A]):
+    """Run questions in the order in which they came, those that wait at the same time together.
+
+    A batch holds at most *count* questions of together at most *limit* (or one that is larger), and
+    at most *parallel* are under way. They run in tasks of *group*: whoever asked and is cancelled
+    takes no answer away from others.
+    """
+
+    def __init__(
+        self, group: asyncio.TaskGroup, run: Callable[[list[Q]], Awaitable[Sequence[A]]],
+        size: Callable[[Q], int], *, limit: int, count: int, parallel: int = 1,
+    ) -> None:  # fmt: skip
+        self._group, self._run, self._size = group, run, size
+        self._limit, self._count, self._free = limit, count, parallel
+        self._waiting: list[tuple[Q, asyncio.Future[A]]] = []
+
+    async def ask(self, question: Q) -> A:
+        answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
+        self._waiting.append((question, answer))
+        if self._free:
+            self._free -= 1
+            self._group.create_task(self._drain(), name="batcher")
+        return await answer
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                await self._answer(self._take())
+        finally:
+            self._free += 1
+
+    def _take(self) -> list[tuple[Q, asyncio.Future[A]]]:
+        size = number = 0
+        for question, _ in self._waiting[: self._count]:
+            size += self._size(question)
+            if number and size > self._limit:
+                break
+            number += 1
+        taken = self._waiting[:number]
+        del self._waiting[:number]
+        return [pair for pair in taken if not pair[1].done()]
+
+    async def _answer(self, batch: list[tuple[Q, asyncio.Future[A]]]) -> None:
+        if not batch:
+            return
+        try:
+            answers = await self._run([question for question, _ in batch])
+        except Exception as error:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        except BaseException:
+            for _, future in batch:
+                future.cancel()
+            raise
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if not future.done():
+                future.set_result(answer)
