@@ -1,4 +1,4 @@
-"""Batches: together what waits together, in order, within the limits, and errors to their askers."""
+"""Batches: what waits at the same time, in order, within the limits; errors to their askers."""
 
 import asyncio
 
