@@ -9,14 +9,13 @@ def id_key(generation_key: bytes, tag: int) -> bytes:
 
 
 def frame_id(key: bytes, children: bytes, plain: bytes | bytearray | memoryview) -> bytes:
-    """ID of a frame: over its child list and its plaintext."""
-    hasher = blake3(key=key)
-    if children:
-        hasher.update(children)
-    # The list's length is fixed by its place in the hash's tail, so no byte can change sides.
+    """ID of a frame: over its child list, its plaintext, and the length of the child list.
+
+    The length stands last, of every frame, so that no byte can pass from one part to the other.
+    """
+    hasher = blake3(children, key=key)
     hasher.update(plain)
-    if children:
-        hasher.update(len(children).to_bytes(4, "little"))
+    hasher.update(len(children).to_bytes(4, "little"))
     return hasher.digest()
 
 
