@@ -21,11 +21,16 @@ _NONCE = bytes(12)  # each key here is used for one message only
 
 
 def normalise_passphrase(raw: str | bytes) -> str:
-    """UTF-8, no BOM, one trailing line end removed, NFC; raises UsageError when too short."""
+    """No BOM, one trailing line end (LF or CR LF) removed, then NFC: the same on every keyboard.
+
+    Raises UsageError for what is not UTF-8 or, after that, shorter than MIN_CODE_POINTS. A prompt
+    gives bytes that its terminal could not decode as lone surrogates; they are no UTF-8 either.
+    """
     try:
-        text = raw if isinstance(raw, str) else raw.decode()
-    except UnicodeDecodeError as error:
-        raise UsageError("the passphrase is not UTF-8") from error
+        text = (raw.encode() if isinstance(raw, str) else raw).decode()
+    except UnicodeError:
+        # Not chained: a UnicodeError carries the passphrase.
+        raise UsageError("the passphrase is not UTF-8", "save its file as UTF-8") from None
     text = text.removeprefix("\ufeff")
     text = text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
     text = unicodedata.normalize("NFC", text)
