@@ -6,7 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 MODULES = (
-    "reference", "frame", "pack", "stream", "entry", "directory", "point", "keyring", "record",
+    "documents", "reference", "frame", "pack", "stream", "entry", "directory", "point", "keyring",
+    "record", "journal",
 )  # fmt: skip
 
 
