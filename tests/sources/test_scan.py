@@ -18,7 +18,7 @@ def cut(name):
 
 
 def scan_all(directories, place):
-    return scan(directories, place, list_names(directories, place), cut)
+    return scan(directories, place, list_names(directories, place)[0], cut)
 
 
 def entry_of(directories, place, name):
@@ -181,3 +181,19 @@ def test_pseudo_file_systems_are_known_by_type(place, directories):
     assert kind(b"/dev/shm")[0] == "tmpfs"
     assert not kind(b"/dev/shm")[2]
     assert not is_pseudo(directories.fd(place))
+
+
+def test_names_come_in_parts_that_take_bounded_room(directories, tmp_path):
+    names = sorted(b"%03d" % n * (1 + n % 7) for n in range(300))
+    for name in names:
+        (tmp_path / name.decode()).touch()
+    place = Place(bytes(tmp_path))
+    for room in (1, 100, 1000, 5000, 10**6):
+        found, after, more = [], b"", True
+        while more:
+            part, more = list_names(directories, place, after, room)
+            assert len(part) == 1 or sum(41 + len(name) for name in part) <= room
+            found += part
+            after = part[-1]
+        assert found == names
+    assert list_names(directories, place, names[-1]) == ([], False)

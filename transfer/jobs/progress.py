@@ -26,6 +26,18 @@ class Progress:
     def phase_is(self, name: str) -> None:
         self.phase = name
 
+    def sending(self, size: int) -> None:
+        """*size* bytes of frames are on their way: from now on changes are transferred."""
+        self.phase = "transferring"
+        self.bytes_sent += size
+
+    def read(self, size: int) -> None:
+        self.bytes_done += size
+
+    def file_done(self, size: int) -> None:
+        self.files_done += 1
+        self.bytes_done += size
+
     def warn(self, path: bytes, code: str, message: str) -> None:
         self.warnings_total += 1
         if len(self.warnings) < MAX_WARNINGS:

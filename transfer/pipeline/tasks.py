@@ -11,17 +11,21 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
+import msgspec
+
 from transfer.crypto import keys
 from transfer.errors import IntegrityError
 from transfer.files.directories import OpenDirectories, Place
 from transfer.files.system import is_pseudo, sync_filesystem
 from transfer.formats.directory import cut_level
-from transfer.formats.entry import INLINE_MAX
+from transfer.formats.entry import INLINE_MAX, FileType
+from transfer.formats.point import Point, PointDetails, encode_body
 from transfer.formats.reference import Kind, Reference, tag_of
 from transfer.formats.stream import Descriptor
 from transfer.pipeline.sealing import Opener, Sealer, SealKeys
 from transfer.pipeline.worker_process import Lane
 from transfer.sources.base import Scanned, SkippedEntry
+from transfer.sources.handles import file_handle, inode_handle
 from transfer.sources.reading import (
     SourceChanged,
     SourceFile,
@@ -33,6 +37,8 @@ from transfer.sources.scan import list_names, scan
 
 BATCH = 4 * 2**20  # bytes of plaintext that one lane keeps
 DATA = tag_of(Kind.DATA)
+LISTED = 2 * 2**20  # bytes of memory that a directory's names may take at a time
+CACHE_NAME = b"CACHEDIR.TAG"
 CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55"
 
 
@@ -47,7 +53,10 @@ class Tools:
 
 
 class Listing(NamedTuple):
+    """Names of a directory, sorted; with *more*, others follow after the last one."""
+
     names: list[bytes]
+    more: bool
     pseudo: bool
     filesystem: bytes
     is_cache: bool
@@ -62,18 +71,16 @@ class FileRead(NamedTuple):
     message: str = ""
 
 
-def list_directory(lane: Lane[Tools], place: Place) -> Listing:
+def list_directory(lane: Lane[Tools], place: Place, after: bytes = b"") -> Listing:
     fd = lane.tools.directories.fd(place)
-    names = list_names(lane.tools.directories, place)
+    names, more = list_names(lane.tools.directories, place, after, LISTED)
     filesystem = os.fstatvfs(fd).f_fsid.to_bytes(8, "little")
-    return Listing(names, is_pseudo(fd), filesystem, _is_cache(fd, names))
+    return Listing(names, more, is_pseudo(fd), filesystem, _is_cache(fd))
 
 
-def _is_cache(fd: int, names: Sequence[bytes]) -> bool:
-    if b"CACHEDIR.TAG" not in names:
-        return False
+def _is_cache(fd: int) -> bool:
     try:
-        tag = os.open(b"CACHEDIR.TAG", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)
+        tag = os.open(CACHE_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)
     except OSError:
         return False
     try:
@@ -83,20 +90,33 @@ def _is_cache(fd: int, names: Sequence[bytes]) -> bool:
 
 
 def scan_names(
-    lane: Lane[Tools], place: Place, names: Sequence[bytes]
+    lane: Lane[Tools], place: Place, names: Sequence[bytes], filesystem: bytes
 ) -> tuple[list[Scanned], list[SkippedEntry], int]:
+    """As `scan`, names of one inode in one link group."""
     master = lane.tools.secrets.id_keys[lane.tools.secrets.generation]
     hashed = partial(keys.name_hash, master)
-    return scan(lane.tools.directories, place, names, lambda name: cut_level(hashed(name)))
+    scanned, skipped, sockets = scan(
+        lane.tools.directories, place, names, lambda name: cut_level(hashed(name))
+    )
+    return [_grouped(master, filesystem, each) for each in scanned], skipped, sockets
 
 
-def sync_source(lane: Lane[Tools], place: Place) -> None:
-    sync_filesystem(lane.tools.directories.fd(place))
+def _grouped(master: bytes, filesystem: bytes, each: Scanned) -> Scanned:
+    if each.stat.nlink < 2 or each.stat.type is FileType.DIRECTORY:
+        return each
+    group = keys.link_group(master, filesystem, each.entry.handle)
+    return each._replace(entry=each.entry._replace(link_group=group))
 
 
-def link_group(lane: Lane[Tools], filesystem: bytes, handles: Sequence[bytes]) -> list[bytes]:
-    master = lane.tools.secrets.id_keys[lane.tools.secrets.generation]
-    return [keys.link_group(master, filesystem, handle) for handle in handles]
+def sync_source(lane: Lane[Tools], place: Place) -> bytes:
+    """Sync the file system of *place*, and say which directory of which file system it is.
+
+    Dirty mapped pages change no ctime until they are written; after this they have.
+    """
+    fd = lane.tools.directories.fd(place)
+    sync_filesystem(fd)
+    handle = file_handle(fd, b"") or inode_handle(os.fstat(fd).st_ino)
+    return os.fstatvfs(fd).f_fsid.to_bytes(8, "little") + handle
 
 
 def read_files(
@@ -214,6 +234,22 @@ def seal_nodes(
         sealed.append((id, length))
         at += length
     return sealed
+
+
+def seal_point(lane: Lane[Tools], bare: Point, details: PointDetails) -> Point:
+    """*bare* with its sealed part and its ID; the signature is still to come."""
+    sealer, tag = lane.tools.sealer, tag_of(Kind.POINT)
+    _, sealed = sealer.seal(tag, msgspec.json.encode(details))
+    point = bare._replace(sealed=sealed)
+    return point._replace(point_id=sealer.id_of(tag, b"", encode_body(point) + sealed))
+
+
+def open_point(lane: Lane[Tools], sealed: bytes) -> PointDetails | None:
+    """A point's details; None where they do not open."""
+    try:
+        return msgspec.json.decode(lane.tools.opener.open(sealed)[2], type=PointDetails)
+    except (IntegrityError, msgspec.MsgspecError):
+        return None
 
 
 def open_nodes(

@@ -2,43 +2,30 @@
 
 One task per directory, at most BRANCHES of them side by side; a directory beyond that is walked in
 its parent's place, so neither depth nor width of a tree takes memory. Within a directory names are
-taken CHUNK at a time. Memory per directory in work: its names, one chunk of entries, one page.
+listed tasks.LISTED bytes at a time, and scanned CHUNK at a time. Memory per directory in work: its
+listed names, one chunk of entries, one page.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from transfer.errors import FormatError, FrameMissing
 from transfer.files.directories import Place
-from transfer.formats.entry import (
-    XATTRS_MAX,
-    Content,
-    Entry,
-    FileType,
-    Inline,
-    Root,
-    encode_xattrs,
-)
+from transfer.formats.entry import XATTRS_MAX, Entry, FileType, Root, encode_xattrs
 from transfer.formats.reference import Reference
-from transfer.formats.stream import Descriptor
 from transfer.pipeline import tasks
 from transfer.pipeline.directories import DirectoryBuilder
 from transfer.pipeline.fetch import NodeReader
+from transfer.pipeline.files import FileSender, Found, Report
 from transfer.pipeline.send import Sender
 from transfer.policy.globs import Globs
 from transfer.sources.base import Scanned
-from transfer.sources.reading import SourceChanged, SourceFile
 
 BRANCHES = 32
 CHUNK = 512
-_SETTLED = 2 * 10**9  # ns; a ctime younger than this before the sync proves nothing
-
-
-class Report(Protocol):
-    def warn(self, path: bytes, code: str, message: str) -> None: ...
 
 
 @dataclass
@@ -50,16 +37,8 @@ class TreeOptions:
     never_enter: frozenset[tuple[int, int]] = frozenset()
     trusted_until: int = 0
     """ctime below which the parent's stat proves that a file is unchanged; 0: nothing does."""
-
-
-@dataclass
-class TreeCounts:
-    files: int = 0
-    entries: int = 0
-    sockets: int = 0
-    bytes_source: int = 0
-    torn: bool = False
-    """A file kept changing while it was read."""
+    mounts: dict[bytes, bytes] = field(default_factory=dict)
+    """File systems by the paths at which the parent point crossed into them."""
 
 
 @dataclass
@@ -68,7 +47,20 @@ class _Directory:
     path: bytes
     device: int
     parent: "_ParentCursor"
+    until: int
+    is_mount: bool = False
     filesystem: bytes = b""
+
+    def path_of(self, name: bytes) -> bytes:
+        return self.path + b"/" + name if self.path else name
+
+
+class _Placed(NamedTuple):
+    """An entry, where a page may end after it, and the parent's page where its name stood."""
+
+    entry: Entry
+    cut: int
+    page: bytes | None
 
 
 class _ParentCursor:
@@ -103,247 +95,142 @@ class TreeSender:
         self, sender: Sender, nodes: NodeReader, options: TreeOptions, report: Report,
         group: asyncio.TaskGroup,
     ) -> None:  # fmt: skip
-        self.counts = TreeCounts()
+        self.files = FileSender(sender, nodes, options.block_size, report)
+        self.entries = self.sockets = 0
+        self.mounts: dict[bytes, bytes] = {}
         self._sender, self._nodes, self._options = sender, nodes, options
         self._report, self._group = report, group
         self._branches = asyncio.Semaphore(BRANCHES)
-        self._linked: dict[tuple[int, int], Content] = {}
 
-    async def send(self, place: Place, path: bytes, device: int, parent: Reference | None) -> Root:
-        """Send the directory at *place*, whose path in the item is *path*."""
+    async def send(self, place: Place, device: int, parent: Reference | None) -> Root:
+        """Send the directory at *place*, the root of the item's PATH."""
         cursor = _ParentCursor(self._nodes, parent)
-        directory = _Directory(place, path, device, cursor)
+        return await self._send(_Directory(place, b"", device, cursor, self._options.trusted_until))
+
+    async def _send(self, directory: _Directory) -> Root:
         try:
             return Root(await self._directory(directory))
         finally:
-            await cursor.close()
+            await directory.parent.close()
 
     async def _directory(self, directory: _Directory) -> Reference | None:
-        place = directory.place
-
-        async def listing(worker: Any) -> tasks.Listing:
-            found: tasks.Listing = await worker.call(tasks.list_directory, place)
-            return found
-
         try:
-            found = await self._sender.leased(listing)
+            if directory.is_mount:
+                await self._sender.pool.call(tasks.sync_source, directory.place)
+            listing = await self._sender.pool.call(tasks.list_directory, directory.place)
         except OSError as error:
-            self._report.warn(place.path, "unreadable", error.strerror or str(error))
+            message = error.strerror or str(error)
+            self._report.warn(directory.place.path, "unreadable", message)
             return None
-        if found.pseudo:
+        if listing.pseudo:
             return None
-        names = found.names
-        if found.is_cache and self._options.exclude_caches:
-            names = [b"CACHEDIR.TAG"]
-        directory.filesystem = found.filesystem
+        directory.filesystem = listing.filesystem
+        if directory.is_mount:
+            self._cross(directory)
         builder = DirectoryBuilder(self._sender, directory.parent.indexes)
-        async with aclosing(self._entries(directory, names)) as entries:
-            async for entry, cut, page in entries:
-                await builder.add(entry, cut, page)
+        async with aclosing(self._entries(directory, listing)) as entries:
+            async for each in entries:
+                await builder.add(*each)
         return await builder.finish()
 
-    async def _entries(
-        self, directory: _Directory, names: Sequence[bytes]
-    ) -> AsyncGenerator[tuple[Entry, int, bytes | None], None]:
-        for first in range(0, len(names), CHUNK):
-            for pair in await self._chunk(directory, names[first : first + CHUNK]):
-                yield pair
+    def _cross(self, directory: _Directory) -> None:
+        """Below a mount point stat proves something only if the same file system was there."""
+        self.mounts[directory.path] = directory.filesystem
+        if self._options.mounts.get(directory.path) == directory.filesystem:
+            directory.until = self._options.trusted_until
+        else:
+            directory.until = 0
 
-    async def _chunk(
-        self, directory: _Directory, names: Sequence[bytes]
-    ) -> list[tuple[Entry, int, bytes | None]]:
+    async def _entries(
+        self, directory: _Directory, listing: tasks.Listing
+    ) -> AsyncGenerator[_Placed, None]:
+        if listing.is_cache and self._options.exclude_caches:
+            listing = listing._replace(names=[tasks.CACHE_NAME], more=False)
+        while True:
+            names = listing.names
+            for first in range(0, len(names), CHUNK):
+                for each in await self._chunk(directory, names[first : first + CHUNK]):
+                    yield each
+            if not listing.more:
+                return
+            listing = await self._sender.pool.call(tasks.list_directory, directory.place, names[-1])
+
+    async def _chunk(self, directory: _Directory, names: Sequence[bytes]) -> list[_Placed]:
         scanned = await self._scan(directory, names)
-        contents: dict[bytes, Content] = {}
+        entries: dict[bytes, Entry] = {}
         pages: list[bytes | None] = []
-        unread: set[bytes] = set()
-        small: list[Scanned] = []
-        branches: list[tuple[bytes, asyncio.Task[Root]]] = []
+        files: list[Found] = []
+        branches: list[tuple[Scanned, asyncio.Task[Root]]] = []
         for each in scanned:
             before = await directory.parent.find(each.entry.name)
             pages.append(directory.parent.page)
             if each.stat.type is FileType.DIRECTORY:
-                task = await self._branch(directory, each, before)
-                branches.append((each.entry.name, task))
+                branches.append((each, await self._branch(directory, each, before)))
             elif each.stat.type is FileType.FILE:
-                await self._file(directory, each, before, contents, small, unread)
-        for batch in _batches(small, self._options.block_size):
-            await self._small_files(directory, batch, contents, unread)
-        for name, task in branches:
-            contents[name] = await task
+                files.append(Found(each, before))
+            else:
+                entries[each.entry.name] = each.entry
+
+        async def rescan(name: bytes) -> Scanned | None:
+            found = await self._scan(directory, [name])
+            return found[0] if found else None
+
+        entries |= await self.files.send(directory.place, files, directory.until, rescan)
+        for each, task in branches:
+            entries[each.entry.name] = each.entry._replace(content=await task)
+        self.entries += len(entries)
         return [
-            (await self._finished(each, contents.get(each.entry.name)), each.cut, page)
+            _Placed(await self._finished(entries[each.entry.name]), each.cut, page)
             for each, page in zip(scanned, pages, strict=True)
-            if each.entry.name not in unread
+            if each.entry.name in entries
         ]
 
     async def _scan(self, directory: _Directory, names: Sequence[bytes]) -> list[Scanned]:
-        async def work(worker: Any) -> Any:
-            return await worker.call(tasks.scan_names, directory.place, names)
-
-        scanned, skipped, sockets = await self._sender.leased(work)
-        self.counts.sockets += sockets
+        scanned, skipped, sockets = await self._sender.pool.call(
+            tasks.scan_names, directory.place, names, directory.filesystem
+        )
+        self.sockets += sockets
         for entry in skipped:
             self._report.warn(directory.place.child(entry.name).path, entry.code, entry.message)
-        kept = [each for each in scanned if self._included(directory, each)]
-        self.counts.entries += len(kept)
-        return await self._grouped(directory, kept)
+        return [each for each in scanned if self._included(directory, each)]
 
     def _included(self, directory: _Directory, each: Scanned) -> bool:
         is_directory = each.stat.type is FileType.DIRECTORY
-        path = b"/".join(filter(None, (directory.path, each.entry.name)))
+        path = directory.path_of(each.entry.name)
         return (
             each.stat.identity not in self._options.never_enter
             and not self._options.exclude.excludes(path, is_directory)
         )
 
-    async def _grouped(self, directory: _Directory, scanned: list[Scanned]) -> list[Scanned]:
-        linked = [
-            each for each in scanned
-            if each.stat.nlink > 1 and each.stat.type is not FileType.DIRECTORY
-        ]  # fmt: skip
-        if not linked:
-            return scanned
-
-        async def work(worker: Any) -> Any:
-            handles = [each.entry.handle for each in linked]
-            return await worker.call(tasks.link_group, directory.filesystem, handles)
-
-        groups = dict(
-            zip((e.entry.name for e in linked), await self._sender.leased(work), strict=True)
-        )
-        return [
-            each._replace(entry=each.entry._replace(link_group=groups[each.entry.name]))
-            if each.entry.name in groups else each
-            for each in scanned
-        ]  # fmt: skip
-
     async def _branch(
         self, directory: _Directory, each: Scanned, before: Entry | None
     ) -> asyncio.Task[Root]:
-        name, stat = each.entry.name, each.stat
-        if self._options.one_file_system and stat.dev != directory.device:
+        name, device = each.entry.name, each.stat.dev
+        is_mount = device != directory.device
+        if self._options.one_file_system and is_mount:
             return self._group.create_task(_nothing())
         root = before.content if before is not None else None
         parent = root.reference if isinstance(root, Root) else None
-        path = b"/".join(filter(None, (directory.path, name)))
-        work = self.send(directory.place.child(name), path, stat.dev, parent)
+        below = _Directory(
+            directory.place.child(name), directory.path_of(name), device,
+            _ParentCursor(self._nodes, parent), directory.until, is_mount,
+        )  # fmt: skip
         if not self._branches.locked():
             await self._branches.acquire()
-            task = self._group.create_task(work)
+            task = self._group.create_task(self._send(below))
             task.add_done_callback(lambda _: self._branches.release())
             return task
-        task = self._group.create_task(work)  # a task of its own: no recursion, however deep
+        # A task of its own: no recursion, however deep.
+        task = self._group.create_task(self._send(below))
         await asyncio.wait([task])
         return task
 
-    async def _file(
-        self, directory: _Directory, each: Scanned, before: Entry | None,
-        contents: dict[bytes, Content], small: list[Scanned], unread: set[bytes],
-    ) -> None:  # fmt: skip
-        self.counts.files += 1
-        self.counts.bytes_source += each.stat.size
-        name = each.entry.name
-        if before is not None and self._unchanged(each, before):
-            contents[name] = before.content
-        elif each.stat.nlink > 1 and each.stat.identity in self._linked:
-            contents[name] = self._linked[each.stat.identity]
-        elif each.stat.size > tasks.BATCH:
-            parent = before.content if before is not None else None
-            await self._large_file(directory, each, parent, contents, unread)
-        else:
-            small.append(each)
-
-    def _unchanged(self, each: Scanned, before: Entry) -> bool:
-        entry, until = each.entry, self._options.trusted_until
-        return (
-            before.type is FileType.FILE and before.size == each.stat.size
-            and (before.mtime, before.ctime) == (entry.mtime, entry.ctime)
-            and before.handle == entry.handle and entry.ctime < until - _SETTLED
-            and not (isinstance(before.content, Descriptor)
-                     and before.content.block_size != self._options.block_size)
-        )  # fmt: skip
-
-    async def _large_file(
-        self, directory: _Directory, each: Scanned, parent: Content,
-        contents: dict[bytes, Content], unread: set[bytes],
-    ) -> None:  # fmt: skip
-        name = each.entry.name
-        file = SourceFile(directory.place, name, each.stat)
-        stream = parent if isinstance(parent, Descriptor) else None
-        size, block_size = each.stat.size, self._options.block_size
-        try:
-            content = await self._sender.stream(file, size, block_size, stream, True)
-        except SourceChanged:
-            self._torn(directory.place, name)
-            try:
-                content = await self._sender.stream(file, size, block_size, stream, False)
-            except (SourceChanged, OSError) as error:
-                return self._unread(directory.place, name, error, unread)
-        except OSError as error:
-            return self._unread(directory.place, name, error, unread)
-        self._remember(each, content)
-        contents[name] = content
-
-    def _unread(self, place: Place, name: bytes, error: Exception, unread: set[bytes]) -> None:
-        self._report.warn(place.child(name).path, "unreadable", str(error))
-        unread.add(name)
-
-    def _torn(self, place: Place, name: bytes) -> None:
-        self.counts.torn = True
-        self._report.warn(
-            place.child(name).path, "changed", "it changed while it was read; it may be torn"
-        )
-
-    def _remember(self, each: Scanned, content: Content) -> None:
-        if each.stat.nlink > 1:
-            self._linked[each.stat.identity] = content
-
-    async def _small_files(
-        self, directory: _Directory, batch: Sequence[Scanned], contents: dict[bytes, Content],
-        unread: set[bytes],
-    ) -> None:  # fmt: skip
-        files = [SourceFile(directory.place, each.entry.name, each.stat) for each in batch]
-        block_size = self._options.block_size
-        reads = await self._sender.small_files(files, block_size, True)
-        for each, file, read in zip(batch, files, reads, strict=True):
-            if read.code == "changed":
-                read = (await self._sender.small_files([file], block_size, False))[0]
-                self._torn(directory.place, each.entry.name)
-            if read.code:
-                path = directory.place.child(each.entry.name).path
-                self._report.warn(path, read.code, read.message)
-                unread.add(each.entry.name)
-                continue
-            content = await self._content(each, read)
-            self._remember(each, content)
-            contents[each.entry.name] = content
-
-    async def _content(self, each: Scanned, read: tasks.FileRead) -> Content:
-        if read.inline is not None:
-            return Inline(read.inline)
-        return await self._sender.assembled(each.stat.size, self._options.block_size, read.ids)
-
-    async def _finished(self, each: Scanned, content: Content) -> Entry:
-        entry = each.entry._replace(content=content)
-        if len(encode_xattrs(entry.xattrs)) <= XATTRS_MAX:
-            return entry
+    async def _finished(self, entry: Entry) -> Entry:
         raw = encode_xattrs(entry.xattrs)
-        stream = await self._sender.bytes_stream(raw)
-        return entry._replace(xattrs=(), xattr_stream=stream)
+        if len(raw) <= XATTRS_MAX:
+            return entry
+        return entry._replace(xattrs=(), xattr_stream=await self._sender.content(raw))
 
 
 async def _nothing() -> Root:
     return Root(None)
-
-
-def _batches(small: Sequence[Scanned], block_size: int) -> list[list[Scanned]]:
-    """Runs of files, together at most one lane's room; a file takes at least a page of it."""
-    batches: list[list[Scanned]] = []
-    size = 0
-    for each in small:
-        if not batches or size + each.stat.size > tasks.BATCH or len(batches[-1]) == 256:
-            batches.append([])
-            size = 0
-        batches[-1].append(each)
-        size += each.stat.size
-    return batches

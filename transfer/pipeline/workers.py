@@ -16,7 +16,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -38,6 +38,7 @@ __all__ = ["SLOT_SIZE", "Lane", "Leased", "Pool"]
 P = ParamSpec("P")
 R = TypeVar("R")
 MAX_RESTARTS = 3  # in a row, without a finished call between them
+_TRIES = 3
 _THREADS = 2
 _PATIENCE = 2.0  # seconds that a worker has to end by itself
 _ROOT = str(Path(__file__).parents[2])
@@ -297,6 +298,23 @@ class Pool:
             yield leased
         finally:
             leased.end(give_back)
+
+    async def run(self, work: Callable[[Leased], Awaitable[R]]) -> R:
+        """Do *work* with a lane, and again with another one when its worker dies in the middle."""
+        for left in reversed(range(_TRIES)):
+            try:
+                async with self.lease() as worker:
+                    return await work(worker)
+            except WorkerLost:
+                if not left:
+                    raise
+        raise AssertionError
+
+    async def call(
+        self, function: Callable[Concatenate[Lane[Any], P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """One call that needs no lane of its own before or after; it may be run twice."""
+        return await self.run(lambda worker: worker.call(function, *args, **kwargs))
 
     def _least_loaded(self) -> Worker:
         """A worker with a free lane; a lost one is replaced only now that it is needed."""

@@ -10,6 +10,7 @@ The codes are stable.
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -24,6 +25,7 @@ __all__ = ["filesystem_type", "is_pseudo", "list_names", "scan", "sync_filesyste
 
 _SOCKET = 0o140000
 _STAT_BLOCK = 512
+_NAME_MEMORY = 41  # bytes of a list's place and of an object's head
 
 
 class _Skip(Exception):
@@ -32,9 +34,40 @@ class _Skip(Exception):
         self.code, self.message = code, message
 
 
-def list_names(directories: OpenDirectories, place: Place) -> list[bytes]:
-    """The names in *place*, sorted as entries are. Raises OSError if it cannot be listed."""
-    return sorted(map(os.fsencode, os.listdir(directories.fd(place))))
+def list_names(
+    directories: OpenDirectories, place: Place, after: bytes = b"", room: int = sys.maxsize
+) -> tuple[list[bytes], bool]:
+    """The first names in *place* that follow *after*, sorted as entries are; and if there are more.
+
+    They take about *room* bytes of memory, and twice that on the way, however large the directory
+    is: it is read anew for each part. Raises OSError if it cannot be listed.
+    """
+    names: list[bytes] = []
+    size, last = 0, b""  # the highest name of interest, once some had to be left for later
+    with os.scandir(directories.fd(place)) as entries:
+        for entry in entries:
+            name = os.fsencode(entry.name)
+            if name <= after or (last and name > last):
+                continue
+            names.append(name)
+            size += len(name) + _NAME_MEMORY
+            if size > 2 * room:
+                kept, size = _first(names, room)
+                last = kept[-1] if len(kept) < len(names) else last
+                names = kept
+    kept, _ = _first(names, room)
+    return kept, bool(last) or len(kept) < len(names)
+
+
+def _first(names: list[bytes], room: int) -> tuple[list[bytes], int]:
+    """The lowest *names*, sorted: as many as take *room*, but one at least; and what they take."""
+    names.sort()
+    size = 0
+    for count, name in enumerate(names):
+        if size + len(name) + _NAME_MEMORY > room and count:
+            return names[:count], size
+        size += len(name) + _NAME_MEMORY
+    return names, size
 
 
 def scan(

@@ -1,0 +1,237 @@
+"""Send the content of a directory's files, and give back their whole entries.
+
+What the parent point proves unchanged is not read. A file that changes while it is read is scanned
+and read again; if it changes again, it is read as it comes, and reported: it may be torn.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from transfer.files.directories import Place
+from transfer.formats.entry import Content, Entry, FileType, Inline
+from transfer.formats.stream import Descriptor
+from transfer.pipeline import tasks
+from transfer.pipeline.fetch import NodeReader
+from transfer.pipeline.send import Sender
+from transfer.pipeline.streams import assemble, send_stream
+from transfer.pipeline.workers import Leased
+from transfer.sources.base import Scanned
+from transfer.sources.reading import SourceChanged, SourceFile
+
+MAX_BATCH = 256  # files read in one task
+_SETTLED = 2 * 10**9  # ns; a ctime younger than this before the sync proves nothing
+
+
+class Report(Protocol):
+    """Who hears how a run goes on."""
+
+    def warn(self, path: bytes, code: str, message: str) -> None: ...
+    def file_done(self, size: int) -> None: ...
+
+
+@dataclass
+class FileCounts:
+    files: int = 0
+    bytes_source: int = 0
+    torn: bool = False
+    """A file kept changing while it was read."""
+
+
+class Found(NamedTuple):
+    """A file as it was scanned, and what the parent point has under its name."""
+
+    scanned: Scanned
+    before: Entry | None
+
+    @property
+    def name(self) -> bytes:
+        return self.scanned.entry.name
+
+    def is_unchanged(self, until: int, block_size: int) -> bool:
+        """True if the parent's stat, trusted for ctimes below *until*, proves it."""
+        entry, before = self.scanned.entry, self.before
+        return (
+            before is not None
+            and before.type is FileType.FILE and before.size == self.scanned.stat.size
+            and (before.mtime, before.ctime) == (entry.mtime, entry.ctime)
+            and before.handle == entry.handle and entry.ctime < until - _SETTLED
+            and not (isinstance(before.content, Descriptor)
+                     and before.content.block_size != block_size)
+        )  # fmt: skip
+
+
+Rescan = Callable[[bytes], Awaitable[Scanned | None]]
+
+
+class FileSender:
+    def __init__(self, sender: Sender, nodes: NodeReader, block_size: int, report: Report) -> None:
+        self.counts = FileCounts()
+        self._sender, self._nodes = sender, nodes
+        self._block_size, self._report = block_size, report
+        # Content by inode, and how many names of it have not been seen yet.
+        self._linked: dict[tuple[int, int], tuple[Content, int]] = {}
+
+    async def send(
+        self, place: Place, files: Sequence[Found], until: int, rescan: Rescan
+    ) -> dict[bytes, Entry]:
+        """The entries of *files*, by name; what could not be read is reported, and left out."""
+        contents: dict[bytes, Content] = {}
+        again: list[Found] = []
+        small: list[Found] = []
+        for each in files:
+            if each.before is not None and each.is_unchanged(until, self._block_size):
+                contents[each.name] = each.before.content
+            elif (content := self._known_link(each.scanned)) is not None:
+                contents[each.name] = content
+            elif each.scanned.stat.size <= tasks.BATCH:
+                small.append(each)
+            else:
+                await self._large(place, each, contents, again)
+        for batch in _batches(small):
+            await self._small(place, batch, contents, again)
+        entries = {
+            each.name: self._finished(each.scanned, contents[each.name])
+            for each in files if each.name in contents
+        }  # fmt: skip
+        for each in again:
+            if (entry := await self._again(place, each, rescan)) is not None:
+                entries[each.name] = entry
+        return entries
+
+    def _finished(self, scanned: Scanned, content: Content) -> Entry:
+        self.counts.files += 1
+        self.counts.bytes_source += scanned.stat.size
+        self._report.file_done(scanned.stat.size)
+        return scanned.entry._replace(content=content)
+
+    def _known_link(self, scanned: Scanned) -> Content:
+        """The content, if another name of the inode had it; forgotten with the last name."""
+        content, left = self._linked.get(scanned.stat.identity, (None, 0))
+        if left > 1:
+            self._linked[scanned.stat.identity] = content, left - 1
+        elif left:
+            del self._linked[scanned.stat.identity]
+        return content
+
+    def _remember(self, scanned: Scanned, content: Content) -> None:
+        if scanned.stat.nlink > 1:
+            self._linked[scanned.stat.identity] = content, scanned.stat.nlink - 1
+
+    async def _large(
+        self, place: Place, each: Found, contents: dict[bytes, Content], again: list[Found]
+    ) -> None:
+        try:
+            contents[each.name] = await self._stream(place, each.scanned, each.before, True)
+        except SourceChanged:
+            again.append(each)
+        except OSError as error:
+            self._unreadable(place, each.name, "unreadable", error.strerror or str(error))
+
+    async def _small(
+        self, place: Place, batch: Sequence[Found], contents: dict[bytes, Content],
+        again: list[Found],
+    ) -> None:  # fmt: skip
+        reads = await self._read(place, [each.scanned for each in batch], True)
+        for each, read in zip(batch, reads, strict=True):
+            if read.code in ("changed", "replaced"):
+                again.append(each)
+            elif read.code:
+                self._unreadable(place, each.name, read.code, read.message)
+            else:
+                contents[each.name] = await self._content(each.scanned, read)
+
+    async def _again(self, place: Place, each: Found, rescan: Rescan) -> Entry | None:
+        """Scan and read *each* once more, and at last without minding that it changes."""
+        for strict in (True, False):
+            scanned = await rescan(each.name)
+            if scanned is None:
+                return None
+            if scanned.stat.type is FileType.DIRECTORY:
+                break
+            if scanned.stat.type is not FileType.FILE:
+                return scanned.entry
+            try:
+                content = await self._one(place, scanned, each.before, strict)
+            except SourceChanged:
+                continue
+            except OSError as error:
+                self._unreadable(place, each.name, "unreadable", error.strerror or str(error))
+                return None
+            if not strict:
+                self._torn(place, each.name)
+            return self._finished(scanned, content)
+        self._unreadable(place, each.name, "replaced", "it was replaced while it was read")
+        return None
+
+    async def _one(
+        self, place: Place, scanned: Scanned, before: Entry | None, strict: bool
+    ) -> Content:
+        """Raises SourceChanged or OSError."""
+        if scanned.stat.size > tasks.BATCH:
+            return await self._stream(place, scanned, before, strict)
+        read = (await self._read(place, [scanned], strict))[0]
+        if read.code in ("changed", "replaced"):
+            raise SourceChanged(read.code, scanned.entry.name)
+        if read.code:
+            raise OSError(read.message)
+        return await self._content(scanned, read)
+
+    async def _stream(
+        self, place: Place, scanned: Scanned, before: Entry | None, strict: bool
+    ) -> Content:
+        file = SourceFile(place, scanned.entry.name, scanned.stat)
+        old = before.content if before and isinstance(before.content, Descriptor) else None
+        content = await send_stream(
+            self._sender, self._nodes, file, scanned.stat.size, self._block_size, old, strict
+        )
+        self._remember(scanned, content)
+        return content
+
+    async def _read(
+        self, place: Place, scanned: Sequence[Scanned], strict: bool
+    ) -> list[tasks.FileRead]:
+        files = [SourceFile(place, each.entry.name, each.stat) for each in scanned]
+
+        async def work(worker: Leased) -> list[tasks.FileRead]:
+            found: list[tasks.FileRead] = await worker.call(
+                tasks.read_files, files, self._block_size, strict
+            )
+            await self._sender.blocks(worker, [id for read in found for id in read.ids])
+            return found
+
+        reads = await self._sender.pool.run(work)
+        self._sender.sent.bytes_read += sum(file.stat.size for file in files)
+        return reads
+
+    async def _content(self, scanned: Scanned, read: tasks.FileRead) -> Content:
+        content: Content
+        if read.inline is not None:
+            content = Inline(read.inline)
+        else:
+            size, ids = scanned.stat.size, read.ids
+            content = await assemble(self._sender, size, self._block_size, ids)
+        self._remember(scanned, content)
+        return content
+
+    def _unreadable(self, place: Place, name: bytes, code: str, message: str) -> None:
+        self._report.warn(place.child(name).path, code, message)
+
+    def _torn(self, place: Place, name: bytes) -> None:
+        self.counts.torn = True
+        message = "it changed while it was read; it may be torn"
+        self._report.warn(place.child(name).path, "changed", message)
+
+
+def _batches(small: Sequence[Found]) -> list[list[Found]]:
+    """Runs of files, together at most what one lane keeps."""
+    batches: list[list[Found]] = []
+    size = 0
+    for each in small:
+        length = each.scanned.stat.size
+        if not batches or size + length > tasks.BATCH or len(batches[-1]) == MAX_BATCH:
+            batches.append([])
+            size = 0
+        batches[-1].append(each)
+        size += length
+    return batches
