@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 MODULES = (
-    "documents", "reference", "frame", "pack", "stream", "entry", "directory", "point", "keyring",
+    "documents", "features", "reference", "frame", "pack", "stream", "entry", "directory", "point", "keyring",
     "record", "journal",
 )  # fmt: skip
 

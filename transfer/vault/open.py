@@ -17,7 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from transfer.errors import DamagedData, LockHeld, NewerFormat, NotFound
+from transfer.errors import DamagedData, LockHeld, NotFound
+from transfer.formats.features import Features, refuse
 from transfer.vault import maintenance
 from transfer.vault.base import VaultInfo
 from transfer.vault.catalog import Catalog
@@ -36,16 +37,7 @@ __all__ = [
 ]
 
 FORMAT = "transfer vault 1"
-_KNOWN_FEATURES: frozenset[str] = frozenset()
 _CATALOG = ("catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm")
-
-
-class Features(msgspec.Struct, frozen=True):
-    """Three sets: may be ignored, needed to write, needed to read."""
-
-    ignored: list[str] = []
-    write: list[str] = []
-    read: list[str] = []
 
 
 class VaultFile(msgspec.Struct, frozen=True):
@@ -130,11 +122,8 @@ def read_vault_file(path: Path, writing: bool = True) -> VaultFile:
         content = msgspec.json.decode(raw, type=VaultFile)
     except msgspec.MsgspecError as error:
         raise NotFound(f"{path / 'vault'} is not a vault's: {error}") from error
-    needed = {*content.features.read, *(content.features.write if writing else ())}
-    unknown = sorted(needed - _KNOWN_FEATURES)
-    if content.format != FORMAT or unknown:
-        what = ", ".join(unknown) or content.format
-        raise NewerFormat(f"{path} needs {what}", "use a newer version of transfer")
+    refuse(str(path), [content.format] if content.format != FORMAT else [])
+    content.features.require(str(path), writing=writing)
     return content
 
 
