@@ -3,7 +3,7 @@
     plain -> ID -> zstd or raw -> AES-256-GCM -> checksum -> header          (seal)
     header -> checksum -> decrypt -> decompress -> ID equals header's ID     (open)
 
-A `Sealer` belongs to one thread: it draws a random context when it is made and counts up. It opens
+Both belong to one thread. A `Sealer` draws a random context when it is made and counts up. It opens
 every frame again from the very buffer that will be sent, so bad memory is noticed before the vault
 has it.
 """
@@ -16,10 +16,10 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from transfer.crypto import keys
-from transfer.errors import FormatError, IdMismatch, SealBroken
+from transfer.errors import FormatError, IdMismatch, IntegrityError, SealBroken
 from transfer.formats import frame
 from transfer.formats.frame import HEADER_SIZE, Header
-from transfer.formats.reference import NULL_ID, Buffer, check_tag
+from transfer.formats.reference import NULL_ID, REFERENCE_SIZE, Buffer, check_tag
 
 TAG_SIZE = 16
 LEVELS = {"fast": 1, "auto": 3, "better": 9, "off": 0}
@@ -35,6 +35,9 @@ class SealKeys(NamedTuple):
     epoch: bytes
     id_keys: dict[int, bytes]
     seal_keys: dict[bytes, bytes]
+
+    def __repr__(self) -> str:
+        return f"<keys of domain {self.domain.hex()[:8]}, epoch {self.epoch.hex()}>"
 
 
 class Identifier:
@@ -60,7 +63,8 @@ class Opener:
     def __init__(self, secrets: SealKeys) -> None:
         self._secrets = secrets
         self._identifier = Identifier(secrets.id_keys)
-        self._decompress = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+        self._decompress = zstandard.ZstdDecompressor()
+        self._room = bytearray()  # for what is decrypted only to be decompressed
 
     def open(
         self, raw: Buffer, expected: tuple[int, bytes] | None = None
@@ -77,35 +81,46 @@ class Opener:
         if expected is not None and (header.tag, header.id) != tuple(expected):
             raise IdMismatch(f"asked for {expected[1].hex()[:16]}, got {header.reference}")
         plain = self._decrypt(header, children, payload)
+        if len(plain) != header.plain_length:
+            raise FormatError(f"{header.reference} has another length than its header says")
         if self._identifier.id_of(header.generation, header.tag, children, plain) != header.id:
             raise IdMismatch(f"{header.reference} holds other content")
         return header, children, plain
 
     def _decrypt(self, header: Header, children: bytes, payload: memoryview) -> bytes:
-        seal_key = self._secrets.seal_keys.get(header.epoch)
-        if seal_key is None:
+        unchecked = frame.unchecked_header(header)
+        cipher = AESGCM(keys.frame_key(self._seal_key(header), unchecked))
+        associated = frame.LABEL + self._secrets.domain + unchecked + children
+        sealed = _nonce(header.counter), payload, associated
+        try:
+            if not header.flags & frame.ZSTD:
+                return cipher.decrypt(*sealed)
+            packed = self._room_for(len(payload) - TAG_SIZE)
+            cipher.decrypt_into(*sealed, packed)
+        except InvalidTag as error:
+            raise SealBroken(f"{header.reference} does not open") from error
+        return self._expand(header, packed)
+
+    def _seal_key(self, header: Header) -> bytes:
+        key = self._secrets.seal_keys.get(header.epoch)
+        if key is None:
             raise SealBroken(
                 f"{header.reference}: epoch {header.epoch.hex()} is not in the keyring"
             )
-        unchecked = frame.unchecked_header(header)
-        associated = frame.LABEL + self._secrets.domain + unchecked + children
-        try:
-            plain = AESGCM(keys.frame_key(seal_key, unchecked)).decrypt(
-                _nonce(header.counter), payload, associated
-            )
-        except InvalidTag as error:
-            raise SealBroken(f"{header.reference} does not open") from error
-        if header.flags & frame.ZSTD:
-            plain = self._expand(header, plain)
-        if len(plain) != header.plain_length:
-            raise FormatError(f"{header.reference} has another length than its header says")
-        return plain
+        return key
 
-    def _expand(self, header: Header, packed: bytes) -> bytes:
+    def _room_for(self, length: int) -> memoryview:
+        if length > len(self._room):
+            self._room = bytearray(length)
+        return memoryview(self._room)[:length]
+
+    def _expand(self, header: Header, packed: memoryview) -> bytes:
+        """Refuses what goes beyond the limits before any memory is taken for it."""
         try:
             parameters = zstandard.get_frame_parameters(packed)
+            # An empty frame would end before the library looks at what follows it.
             if (
-                parameters.content_size != header.plain_length
+                not 0 < header.plain_length == parameters.content_size
                 or parameters.window_size > _MAX_WINDOW
             ):
                 raise FormatError(f"{header.reference}: compressed data beyond the limits")
@@ -133,27 +148,44 @@ class Sealer:
     def seal_into(
         self, out: memoryview, tag: int, id: bytes, plain: Buffer, children: bytes = b""
     ) -> int:
-        """Write the frame of *plain*, which has this *id*, to the start of *out*; its length."""
+        """Write the frame of *plain*, which has this *id*, to the start of *out*; its length.
+
+        Raises IntegrityError for a frame that, opened again, is not what was to be sealed.
+        """
         check_tag(tag)
         if id == NULL_ID:
             raise IdMismatch("content has the null ID: it cannot be stored")
         packed, flags = self._pack(plain)
-        self._counter += 1
-        header = Header(
-            tag >> 4, tag & 15, flags, len(children) // 33, len(plain), len(packed) + TAG_SIZE,
-            self._secrets.epoch, self._secrets.generation, self._context, self._counter, id,
-        )  # fmt: skip
-        body_at, payload_at = HEADER_SIZE, HEADER_SIZE + len(children)
-        end = header.frame_length
+        lengths = len(children) // REFERENCE_SIZE, len(plain), len(packed) + TAG_SIZE
+        header = self._next_header(tag, flags, lengths, id)
+        body_at, payload_at, end = HEADER_SIZE, HEADER_SIZE + len(children), header.frame_length
         unchecked = frame.unchecked_header(header)
         associated = frame.LABEL + self._secrets.domain + unchecked + children
         out[body_at:payload_at] = children
         cipher = AESGCM(keys.frame_key(self._seal_key, unchecked))
-        cipher.encrypt_into(_nonce(self._counter), packed, associated, out[payload_at:end])
+        cipher.encrypt_into(_nonce(header.counter), packed, associated, out[payload_at:end])
         checksum = frame.checksum_of(out[body_at:end])
         out[:HEADER_SIZE] = frame.encode_header(header._replace(checksum=checksum))
-        self._opener.open(out[:end], (tag, id))
+        self._check(out[:end], (tag, id))
         return end
+
+    def _next_header(
+        self, tag: int, flags: int, lengths: tuple[int, int, int], id: bytes
+    ) -> Header:
+        self._counter += 1
+        return Header(
+            tag >> 4, tag & 15, flags, *lengths, self._secrets.epoch, self._secrets.generation,
+            self._context, self._counter, id,
+        )  # fmt: skip
+
+    def _check(self, sealed: memoryview, expected: tuple[int, bytes]) -> None:
+        try:
+            self._opener.open(sealed, expected)
+        except IntegrityError as error:
+            raise type(error)(
+                f"what was just sealed does not open: {error}",
+                "this machine's memory may be failing; test it. Nothing of the frame was sent",
+            ) from error
 
     def seal(self, tag: int, plain: Buffer, children: bytes = b"") -> tuple[bytes, bytes]:
         """(ID, frame) of a small *plain*."""
