@@ -42,10 +42,10 @@ def made_frame(number, tag=DATA, children=(), epoch=EPOCH, payload=None):
 
 def made_keyring(version=1, epochs=(EPOCH,), signing_key=SIGNING_KEY):
     wrap = keyring.Wrap(
-        b"w", "passphrase", 1, 65536, 3, 1, bytes(32), bytes(32), b"wrapped"
+        b"the wrap", "passphrase", 1, 65536, 3, 1, bytes(32), bytes(32), bytes(48)
     )  # fmt: skip
     names = [keyring.EpochName(epoch, GENERATION) for epoch in epochs]
-    body = keyring.Body(DOMAIN, version, PUBLIC_KEY, names, [wrap], bytes(32), b"secrets")
+    body = keyring.Body(DOMAIN, version, PUBLIC_KEY, names, [wrap], bytes(32), b"sealed with a tag")
     signed = keyring.signed_part(body)
     return signed + signing.sign(signing_key, signed)
 

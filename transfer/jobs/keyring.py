@@ -1,19 +1,27 @@
-"""Keyrings as values: make one, open one, add wraps, rotate. The codec is in formats/keyring.py."""
+"""Keyrings as values: make one, open one, add wraps, rotate. The codec is in formats/keyring.py.
 
-import base64
+    passphrase or recovery key --Argon2id, HKDF--> wrap key -> keyring key -> secrets
+
+Each change gives a whole new version; what stood in an older one stays as it is, and still opens
+with what opened it then. A soft change keeps the keyring key, so old wraps stay good as long as
+they are copied; a hard rotation takes a new one, which no old wrap holds.
+"""
+
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
-from transfer.crypto import signing, wrap
+from transfer.crypto import recovery_key, signing, wrap
 from transfer.errors import FormatError, IntegrityError, UsageError, WrongPassphrase
 from transfer.formats import keyring as codec
 from transfer.formats.keyring import Body, EpochName, Keyring, Secrets, Wrap
 from transfer.pipeline.sealing import SealKeys
 
 PASSPHRASE, RECOVERY = "passphrase", "recovery"
+_NAMES = {PASSPHRASE: "passphrase", RECOVERY: "recovery key"}
+_ANOTHER_COPY = "bring it back from another copy of the vault; it is never made anew"
 
 
 @dataclass(frozen=True)
@@ -21,16 +29,22 @@ class Secret:
     """How to get the secret that opens a keyring; *passphrase* is asked with True for a new one."""
 
     passphrase: Callable[[bool], str]
-    recovery_key: str | None = None
+    recovery_key: str | None = field(default=None, repr=False)
+
+    def read(self) -> tuple[str, bytes]:
+        """Its kind, and what is derived from. Raises UsageError for what cannot be one."""
+        if self.recovery_key is not None:
+            return RECOVERY, recovery_key.parsed(self.recovery_key)
+        return PASSPHRASE, _raw(self.passphrase(False))
 
 
 @dataclass(frozen=True)
 class OpenKeyring:
     """A keyring whose secrets are known."""
 
-    keyring: Keyring
-    secrets: Secrets
-    key: bytes
+    keyring: Keyring = field(repr=False)
+    secrets: Secrets = field(repr=False)
+    key: bytes = field(repr=False)
 
     @property
     def domain(self) -> bytes:
@@ -61,19 +75,34 @@ def create(passphrase: str) -> bytes:
     secrets = Secrets(signing_key, {1: os.urandom(32)}, {epoch.hex(): os.urandom(32)}, epoch)
     domain = signing.domain_id(signing.public_key_of(signing_key))
     key = os.urandom(32)
-    first = _wrap(domain, 1, PASSPHRASE, wrap.normalise_passphrase(passphrase).encode(), key)
+    first = _wrap(domain, 1, PASSPHRASE, _raw(passphrase), key)
     return _encode(domain, 1, [EpochName(epoch, 1)], [first], secrets, key)
 
 
-def open_keyring(raw: bytes, secret: Secret) -> OpenKeyring:
-    """Raises WrongPassphrase; FormatError or IntegrityError for a damaged or foreign keyring."""
-    keyring = codec.decode(raw)
+def open_keyring(raw: bytes, secret: Secret, domain: bytes | None = None) -> OpenKeyring:
+    """Open the keyring of *domain*, or of whichever it is; all else is checked before any work.
+
+    Raises WrongPassphrase; FormatError for damage, IntegrityError for a signature of another key
+    or another domain's keyring, NewerFormat.
+    """
+    try:
+        keyring = codec.decode(raw)
+    except FormatError as error:
+        raise FormatError(f"the keyring is damaged: {error}", _ANOTHER_COPY) from error
     body = keyring.body
+    if domain is not None and body.domain != domain:
+        raise IntegrityError(
+            f"this is the keyring of domain {body.domain.hex()[:8]}, not of {domain.hex()[:8]}",
+            _ANOTHER_COPY,
+        )
     if signing.domain_id(body.public_key) != body.domain or not signing.verify(
         body.public_key, keyring.signature, keyring.signed_part
     ):
-        raise IntegrityError("the keyring's signature does not hold", "fetch it from another copy")
-    return _open_secrets(keyring, _unwrap(body, secret))
+        raise IntegrityError(
+            f"the keyring of domain {body.domain.hex()[:8]}: its signature does not hold",
+            _ANOTHER_COPY,
+        )
+    return _open_secrets(keyring, _unwrap(body, *secret.read()))
 
 
 def open_with_key(raw: bytes, key: bytes) -> OpenKeyring:
@@ -85,26 +114,43 @@ def _open_secrets(keyring: Keyring, key: bytes) -> OpenKeyring:
     body = keyring.body
     plain = wrap.decrypt_once(wrap.secrets_key(key, body.salt), body.secrets, _bound(body))
     if plain is None:
-        raise FormatError("the keyring's secrets do not open: it is damaged")
-    try:
-        return OpenKeyring(keyring, msgspec.json.decode(plain, type=Secrets), key)
-    except msgspec.MsgspecError as error:
-        raise FormatError(f"the keyring's secrets do not parse: {error}") from error
+        raise FormatError("the keyring's secrets do not open: it is damaged", _ANOTHER_COPY)
+    secrets = codec.decode_secrets(plain, body.epochs)
+    if signing.public_key_of(secrets.signing_key) != body.public_key:
+        raise FormatError("the keyring's signing key is not its domain's", _ANOTHER_COPY)
+    return OpenKeyring(keyring, secrets, key)
 
 
-def _unwrap(body: Body, secret: Secret) -> bytes:
-    if secret.recovery_key is not None:
-        kind, raw = RECOVERY, parse_recovery_key(secret.recovery_key)
-    else:
-        kind, raw = PASSPHRASE, wrap.normalise_passphrase(secret.passphrase(False)).encode()
-    for each in body.wraps:
-        if each.kind == kind and (key := _open_wrap(body.domain, each, raw)) is not None:
-            return key
-    name = "recovery key" if kind == RECOVERY else "passphrase"
+def _unwrap(body: Body, kind: str, raw: bytes) -> bytes:
+    """The keyring key; raises WrongPassphrase. The codec bounds what all wraps together cost."""
+    key = _find(body, kind, raw)
+    if key is not None:
+        return key
+    which = f"version {body.version} of the keyring of domain {body.domain.hex()[:8]}"
+    if any(each.kind == kind for each in body.wraps):
+        raise WrongPassphrase(
+            f"wrong {_NAMES[kind]}: it does not open {which}",
+            "a newer one may have replaced it; a keyring is never made anew because it does not "
+            "open",
+        )
     raise WrongPassphrase(
-        f"wrong {name}: it opens no wrap of the keyring of domain {body.domain.hex()[:8]}",
-        "a keyring is never replaced because it does not open; try the recovery key",
+        f"there is no {_NAMES[kind]} of {which}",
+        "a hard rotation ends all recovery keys; use the passphrase, and print a new one",
     )
+
+
+def _find(body: Body, kind: str, raw: bytes) -> bytes | None:
+    """The keyring key, if a wrap of *kind* opens; the newest is tried first."""
+    wraps = [each for each in body.wraps if each.kind == kind]
+    for each in sorted(wraps, key=lambda each: each.made_in, reverse=True):
+        key = _open_wrap(body.domain, each, raw)
+        if key is not None:
+            return key
+    return None
+
+
+def _raw(passphrase: str) -> bytes:
+    return wrap.normalise_passphrase(passphrase).encode()
 
 
 def _wrap_bound(
@@ -123,12 +169,16 @@ def _wrap(domain: bytes, version: int, kind: str, raw: bytes, key: bytes) -> Wra
 
 
 def _open_wrap(domain: bytes, each: Wrap, raw: bytes) -> bytes | None:
+    """The keyring key, or None for another secret. Raises FormatError for a damaged wrap."""
     costs = (each.memory, each.passes, each.lanes)
     bound = _wrap_bound(domain, each.made_in, each.id, each.kind, costs)
     wrap_key, commitment = wrap.wrap_keys(raw, each.salt, *costs, bound)
     if not wrap.commitments_match(commitment, each.commitment):
         return None
-    return wrap.decrypt_once(wrap_key, each.wrapped, bound)
+    key = wrap.decrypt_once(wrap_key, each.wrapped, bound)
+    if key is None:
+        raise FormatError("a wrap of the keyring is damaged", _ANOTHER_COPY)
+    return key
 
 
 def _bound(body: Body) -> bytes:
@@ -142,7 +192,7 @@ def _encode(
     public, salt = signing.public_key_of(secrets.signing_key), os.urandom(32)
     empty = Body(domain, version, public, epochs, wraps, salt, b"")
     sealed = wrap.encrypt_once(
-        wrap.secrets_key(key, salt), msgspec.json.encode(secrets), _bound(empty)
+        wrap.secrets_key(key, salt), codec.encode_secrets(secrets, epochs), _bound(empty)
     )
     signed = codec.signed_part(msgspec.structs.replace(empty, secrets=sealed))
     return signed + signing.sign(secrets.signing_key, signed)
@@ -150,60 +200,58 @@ def _encode(
 
 def with_passphrase(opened: OpenKeyring, passphrase: str) -> bytes:
     """The next version, which this passphrase opens instead of the old ones."""
-    body = opened.keyring.body
-    raw = wrap.normalise_passphrase(passphrase).encode()
-    new = _wrap(body.domain, body.version + 1, PASSPHRASE, raw, opened.key)
-    kept = [each for each in body.wraps if each.kind != PASSPHRASE]
-    return _next(opened, [new, *kept], opened.secrets, body.epochs, opened.key)
+    new = _wrap_next(opened, PASSPHRASE, _raw(passphrase), opened.key)
+    kept = [each for each in opened.keyring.body.wraps if each.kind != PASSPHRASE]
+    return _next(opened, [new, *kept], opened.secrets, opened.keyring.epochs, opened.key)
 
 
 def with_recovery_key(opened: OpenKeyring) -> tuple[bytes, str]:
-    """The next version, and the new recovery key as it is to be printed."""
-    body = opened.keyring.body
-    raw = os.urandom(20)
-    new = _wrap(body.domain, body.version + 1, RECOVERY, raw, opened.key)
-    kept = [each for each in body.wraps if each.kind != RECOVERY]
-    keyring = _next(opened, [*kept, new], opened.secrets, body.epochs, opened.key)
-    return keyring, _printed(raw)
+    """The next version, and as it is to be printed the recovery key that replaces the old ones."""
+    raw = os.urandom(recovery_key.SIZE)
+    new = _wrap_next(opened, RECOVERY, raw, opened.key)
+    kept = [each for each in opened.keyring.body.wraps if each.kind != RECOVERY]
+    keyring = _next(opened, [*kept, new], opened.secrets, opened.keyring.epochs, opened.key)
+    return keyring, recovery_key.printed(raw)
 
 
-def rotated(opened: OpenKeyring, passphrase: str | None) -> bytes:
-    """The next version with a new epoch; with *passphrase* also a new generation and keyring key.
+def soft_rotated(opened: OpenKeyring) -> bytes:
+    """The next version, with a new epoch: IDs stay, and so do all wraps."""
+    epoch, old = os.urandom(8), opened.secrets
+    seal_keys = old.seal_keys | {epoch.hex(): os.urandom(32)}
+    new = Secrets(old.signing_key, old.id_keys, seal_keys, epoch)
+    epochs = [*opened.keyring.epochs, EpochName(epoch, opened.generation)]
+    return _next(opened, opened.keyring.body.wraps, new, epochs, opened.key)
 
-    A hard rotation drops all other wraps: whoever knew the old keyring key must not open this one.
+
+def hard_rotated(opened: OpenKeyring, passphrase: str) -> bytes:
+    """The next version, with a new generation, epoch and keyring key, for *passphrase* only.
+
+    Whoever had the old keyring key has the signing key too, and can sign a version that copies an
+    old wrap and names keys of their own. What opened an old wrap must therefore not be used again:
+    raises UsageError for the passphrase that the keyring has now.
     """
-    body, secrets = opened.keyring.body, opened.secrets
-    epoch, generation = os.urandom(8), opened.generation
-    id_keys, key, wraps = secrets.id_keys, opened.key, body.wraps
-    if passphrase is not None:
-        generation, key = generation + 1, os.urandom(32)
-        id_keys = id_keys | {generation: os.urandom(32)}
-        raw = wrap.normalise_passphrase(passphrase).encode()
-        wraps = [_wrap(body.domain, body.version + 1, PASSPHRASE, raw, key)]
-    seal_keys = secrets.seal_keys | {epoch.hex(): os.urandom(32)}
-    new = Secrets(secrets.signing_key, id_keys, seal_keys, epoch)
-    return _next(opened, wraps, new, [*body.epochs, EpochName(epoch, generation)], key)
+    raw = _raw(passphrase)
+    if _find(opened.keyring.body, PASSPHRASE, raw) is not None:
+        raise UsageError(
+            "a hard rotation needs another passphrase than the present one",
+            "whoever could read the old keyring may know it, or have a wrap that it opens",
+        )
+    epoch, generation, old = os.urandom(8), opened.generation + 1, opened.secrets
+    id_keys = old.id_keys | {generation: os.urandom(32)}
+    seal_keys = old.seal_keys | {epoch.hex(): os.urandom(32)}
+    new = Secrets(old.signing_key, id_keys, seal_keys, epoch)
+    epochs = [*opened.keyring.epochs, EpochName(epoch, generation)]
+    key = os.urandom(32)
+    return _next(opened, [_wrap_next(opened, PASSPHRASE, raw, key)], new, epochs, key)
+
+
+def _wrap_next(opened: OpenKeyring, kind: str, raw: bytes, key: bytes) -> Wrap:
+    return _wrap(opened.domain, opened.keyring.version + 1, kind, raw, key)
 
 
 def _next(
     opened: OpenKeyring, wraps: list[Wrap], secrets: Secrets, epochs: list[EpochName], key: bytes
 ) -> bytes:
     body = opened.keyring.body
+    body.features.require("the keyring", writing=True)
     return _encode(body.domain, body.version + 1, epochs, wraps, secrets, key)
-
-
-def _printed(raw: bytes) -> str:
-    """160 bits and a 40-bit checksum in base32, in groups of five."""
-    text = base64.b32encode(raw + signing.domain_id(raw)[:5]).decode()
-    return "-".join(text[at : at + 5] for at in range(0, len(text), 5))
-
-
-def parse_recovery_key(text: str) -> bytes:
-    compact = "".join(text.split()).replace("-", "").upper()
-    try:
-        raw = base64.b32decode(compact)
-    except ValueError:
-        raw = b""
-    if len(raw) != 25 or signing.domain_id(raw[:20])[:5] != raw[20:]:
-        raise UsageError("that is not a recovery key", "40 letters and digits; check for a slip")
-    return raw[:20]
