@@ -6,7 +6,8 @@ import subprocess
 import pytest
 
 from transfer.errors import TargetRefused, TargetUnusable
-from transfer.targets.image import finish, open_image_target, write_block, zero
+from transfer.targets.image import image_target, write_block, zero
+from transfer.targets.names import TEMPORARY
 
 MIB = 2**20
 
@@ -37,11 +38,11 @@ def content(path):
 
 
 def test_a_new_file_is_the_callers_alone_and_sparse(path):
-    fd = open_image_target(path, 3 * MIB, replace=False)
-    write_block(fd, MIB, b"x" * MIB)
-    zero(fd, 0, MIB)
-    finish(fd)
-    os.close(fd)
+    with image_target(path, 3 * MIB, replace=False) as target:
+        write_block(target.fd, MIB, b"x" * MIB)
+        zero(target.fd, 0, MIB)
+        assert not os.path.lexists(path)
+        target.finish()
     found = os.lstat(path)
     assert found.st_mode & 0o7777 == 0o600
     assert found.st_blocks * 512 < 2 * MIB
@@ -51,51 +52,66 @@ def test_a_new_file_is_the_callers_alone_and_sparse(path):
 def test_a_file_that_is_there_needs_replace_and_keeps_equal_bytes(path):
     with open(path, "wb") as file:
         file.write(b"y" * 2 * MIB)
-    with pytest.raises(TargetRefused):
-        open_image_target(path, MIB, replace=False)
+    with pytest.raises(TargetRefused), image_target(path, MIB, replace=False):
+        pass
     assert content(path) == b"y" * 2 * MIB
-    fd = open_image_target(path, 3 * MIB, replace=True)
-    zero(fd, 10, 100_000)
-    zero(fd, 10, 0)
-    os.close(fd)
+    with image_target(path, 3 * MIB, replace=True) as target:
+        zero(target.fd, 10, 100_000)
+        zero(target.fd, 10, 0)
     assert content(path) == b"y" * 10 + bytes(100_000) + b"y" * (2 * MIB - 100_010) + bytes(MIB)
 
 
 def test_an_empty_file_is_no_loss(path):
     with open(path, "wb"):
         pass
-    os.close(open_image_target(path, MIB, replace=False))
+    with image_target(path, MIB, replace=False) as target:
+        target.finish()
     assert os.lstat(path).st_size == MIB
+
+
+def test_what_is_not_finished_goes_and_what_came_meanwhile_stays(path, root):
+    with pytest.raises(KeyError), image_target(path, MIB, replace=False):
+        raise KeyError
+    assert os.listdir(root) == []
+    with image_target(path, MIB, replace=False) as target:
+        assert [name.startswith(TEMPORARY) for name in os.listdir(root)] == [True]
+        with open(path, "wb") as file:
+            file.write(b"mine")
+        with pytest.raises(TargetRefused):
+            target.finish()
+    assert content(path) == b"mine"
+    assert os.listdir(root) == [os.path.basename(path)]
 
 
 def test_what_cannot_be_a_target(path, root):
     os.mkfifo(path)
     for refused in (path, root):
-        with pytest.raises(TargetRefused):
-            open_image_target(refused, 1, replace=True)
+        with pytest.raises(TargetRefused), image_target(refused, 1, replace=True):
+            pass
 
 
 def test_a_device_needs_replace_and_room(device):
-    with pytest.raises(TargetRefused):
-        open_image_target(device, MIB, replace=False)
-    with pytest.raises(TargetUnusable):
-        open_image_target(device, 5 * MIB, replace=True)
+    with pytest.raises(TargetRefused), image_target(device, MIB, replace=False):
+        pass
+    with pytest.raises(TargetUnusable), image_target(device, 5 * MIB, replace=True):
+        pass
 
 
 def test_a_device_in_use_is_refused(device):
-    fd = open_image_target(device, MIB, replace=True)
-    with pytest.raises(TargetUnusable):
-        open_image_target(device, MIB, replace=True)
-    os.close(fd)
+    with (
+        image_target(device, MIB, replace=True),
+        pytest.raises(TargetUnusable),
+        image_target(device, MIB, replace=True),
+    ):
+        pass
 
 
 def test_a_device_is_written_and_zeroed_at_any_offset(device):
-    fd = open_image_target(device, 4 * MIB, replace=True)
-    write_block(fd, 0, b"y" * MIB)
-    zero(fd, 1000, 2 * MIB)
-    zero(fd, 10, 20)
-    finish(fd)
-    os.close(fd)
+    with image_target(device, 4 * MIB, replace=True) as target:
+        write_block(target.fd, 0, b"y" * MIB)
+        zero(target.fd, 1000, 2 * MIB)
+        zero(target.fd, 10, 20)
+        target.finish()
     wanted = bytearray(b"y" * MIB + b"x" * 3 * MIB)
     wanted[1000 : 1000 + 2 * MIB] = bytes(2 * MIB)
     wanted[10:30] = bytes(20)

@@ -11,7 +11,8 @@ from transfer.files.metadata import ACLS
 from transfer.formats.entry import Entry, FileType
 from transfer.sources.scan import list_names, scan
 from transfer.targets import target_errors
-from transfer.targets.tree import TEMPORARY, TreeTarget
+from transfer.targets.names import TEMPORARY
+from transfer.targets.tree import TreeTarget
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may")
 TIME = 1_600_000_000_123_456_789

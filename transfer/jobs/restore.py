@@ -5,27 +5,30 @@ A run that meets damage goes on: everything else is restored, and what is missin
 
 import asyncio
 import os
+import random
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transfer.errors import TargetRefused, TargetUnusable, UsageError
+from transfer.errors import NotFound, TargetRefused, TargetUnusable, UsageError
 from transfer.files.directories import Place
-from transfer.formats.entry import Entry, FileType, Root
+from transfer.formats.entry import Entry, FileType
 from transfer.formats.reference import Reference
 from transfer.formats.stream import Descriptor
 from transfer.jobs.agent import Agent, ListedPoint
 from transfer.jobs.progress import Progress, Warning
 from transfer.pipeline import write_tasks
 from transfer.pipeline.batching import task_group
+from transfer.pipeline.check import TreeChecker
 from transfer.pipeline.fetch import NodeReader
-from transfer.pipeline.receive import Received, ReceiveOptions, StreamReceiver, TreeReceiver
+from transfer.pipeline.receive import ReceiveOptions, TreeReceiver
+from transfer.pipeline.receive_streams import Extents, Received, StreamReceiver
 from transfer.pipeline.workers import Leased, Pool
+from transfer.pipeline.write_tasks import FrameAt
 from transfer.policy.globs import Globs
 from transfer.targets import image
-
-Frames = list[write_tasks.FrameAt]
-Extents = list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,11 @@ async def restore(agent: Agent, options: RestoreOptions, progress: Progress) -> 
 
 
 async def verify(
-    agent: Agent, item: str, progress: Progress, workers: int | None = None
+    agent: Agent, item: str, progress: Progress, workers: int | None = None, sample: float = 1.0
 ) -> RestoreResult:
-    """Open every frame below the point, and write nothing."""
+    """Open all nodes below the point and that share of its blocks, and write nothing."""
     listed = await agent.find(item)
-    return await _Run(agent, listed, progress, workers).verify()
+    return await _Run(agent, listed, progress, workers).verify(sample)
 
 
 class _Run:
@@ -75,123 +78,105 @@ class _Run:
         self.agent, self.listed, self.progress, self.workers = agent, listed, progress, workers
         self.received = Received()
         self.started = time.monotonic()
+        progress.bytes_total = listed.details.counts.bytes_source
+
+    @asynccontextmanager
+    async def _reading(
+        self, root: bytes, owner: str
+    ) -> AsyncIterator[tuple[Pool, NodeReader, asyncio.TaskGroup]]:
+        """Workers that write below *root*, and a session to read from."""
+        agent = self.agent
+        session = await agent.vault.open_session(agent.domain, None)
+        try:
+            pool = agent.pool(self.workers, write_tasks.WriteTools, root, owner)
+            async with pool, task_group() as group:
+                yield pool, NodeReader(pool, agent.vault, session.number, group), group
+        finally:
+            await asyncio.shield(agent.vault.end_session(session.number))
 
     async def restore(self, options: RestoreOptions) -> RestoreResult:
         target = os.path.abspath(os.fsencode(options.to))
         is_directory = os.path.isdir(target)
+        selection = _Selection(options.paths, options.include)
         root = target if is_directory else os.path.dirname(target)
-        session = await self.agent.vault.open_session(self.agent.domain, None)
-        try:
-            pool = self.agent.pool(self.workers, write_tasks.WriteTools, root, options.owner)
-            async with pool, task_group() as group:
-                nodes = NodeReader(pool, self.agent.vault, session.number, group)
-                entries = [
-                    e async for e, _ in nodes.entries(self.listed.point.root, self.received.damaged)
-                ]
-                images = [entry for entry in entries if entry.type is FileType.DISK]
-                self._check(options, target, is_directory, entries, images)
-                if options.dry_run:
-                    return self._result()
-                self.progress.phase_is("transferring")
+        self.progress.phase_is("opening the view")
+        async with self._reading(root, options.owner) as (pool, nodes, group):
+            found = nodes.entries(self.listed.point.root, self.received.damaged)
+            entries = [
+                entry async for entry, _ in found
+                if selection(entry.name, entry.type is FileType.DIRECTORY)
+            ]  # fmt: skip
+            images = [entry for entry in entries if entry.type is FileType.DISK]
+            one_image = len(images) == len(entries) == 1
+            if not is_directory and not one_image and not options.dry_run and entries:
+                _make_target(target)
+            self.progress.phase_is("transferring")
+            if not options.dry_run:
                 for entry in images:
-                    path = os.path.join(target, entry.name) if is_directory else target
+                    in_place = one_image and not is_directory
+                    path = target if in_place else os.path.join(target, entry.name)
                     await self._image(pool, nodes, entry, path, options)
-                await self._trees(pool, nodes, entries, Place(target), options)
-        finally:
-            await asyncio.shield(self.agent.vault.end_session(session.number))
+                await self._trees(pool, nodes, entries, Place(target), options, selection, group)
+        self._unmatched(selection)
         return self._result()
 
-    def _check(
-        self, options: RestoreOptions, target: bytes, is_directory: bool, entries: list[Entry],
-        images: list[Entry],
-    ) -> None:  # fmt: skip
-        shown = os.fsdecode(target)
-        if len(images) == len(entries) == 1 and not is_directory:
-            return
-        if not is_directory:
-            if os.path.lexists(target):
-                raise TargetRefused(f"{shown} is not a directory", "name a directory with --to")
-            try:
-                os.makedirs(target, 0o700)
-            except OSError as error:
-                raise TargetUnusable(f"{shown}: {error.strerror}") from error
+    def _unmatched(self, selection: "_Selection") -> None:
+        """Raise NotFound if none of the PATHs is in the point; name those that are not."""
+        missing = selection.unmatched()
+        if missing and len(missing) == selection.wanted:
+            shown = missing[0].decode(errors="backslashreplace")
+            raise NotFound(f"{shown} is not in this point", "`transfer ls` shows what is")
+        for path in missing:
+            self.progress.warn(path, "missing", "it is not in this point")
 
     async def _image(
         self, pool: Pool, nodes: NodeReader, entry: Entry, path: bytes, options: RestoreOptions
     ) -> None:
         assert isinstance(entry.content, Descriptor)
-        stream, replace = entry.content, options.overwrite != "never"
-        size = stream.length
-        # Opened here once, so that it is refused or made before any worker touches it.
-        fd = image.open_image_target(path, size, replace)
-        try:
-            fresh = not replace
+        replace = options.overwrite != "never"
+        with image.image_target(path, entry.content.length, replace) as target:
+            # The very file that is held here, whatever gets its name meanwhile.
+            held = b"/proc/%d/fd/%d" % (os.getpid(), target.fd)
 
-            async def write(worker: Leased, frames: Frames, zeros: Extents) -> list[Reference]:
-                mine = await worker.call(write_tasks.open_image_again, path)
-                return await worker.call(
-                    write_tasks.write_image, mine, frames, [] if fresh else zeros
+            async def write(
+                worker: Leased, frames: list[FrameAt], zeros: Extents
+            ) -> list[Reference]:
+                holes = zeros if replace else []
+                self.progress.read(sum(each.piece.size for each in frames))
+                found: list[Reference] = await worker.call(
+                    write_tasks.write_image, held, frames, holes
                 )
+                return found
 
             receiver = StreamReceiver(pool, nodes, self.received)
-            damaged = await receiver.run(stream, write)
-            await asyncio.to_thread(image.finish, fd)
-        finally:
-            os.close(fd)
+            damaged = await receiver.run(entry.content, write)
+            await asyncio.to_thread(target.finish)
         self.received.files += 1
         name = entry.name.decode(errors="backslashreplace")
         self.received.damaged += [f"{name}: {each}" for each in damaged]
 
     async def _trees(
         self, pool: Pool, nodes: NodeReader, entries: list[Entry], place: Place,
-        options: RestoreOptions,
+        options: RestoreOptions, selection: "_Selection", group: asyncio.TaskGroup,
     ) -> None:  # fmt: skip
-        choice = ReceiveOptions(options.overwrite, _selection(options))
+        choice = ReceiveOptions(options.overwrite, selection)
         trees = [entry for entry in entries if entry.type is FileType.DIRECTORY]
-        async with task_group() as group:
-            receiver = TreeReceiver(pool, nodes, self.received, choice, self.progress.warn, group)
-            for entry in trees:
-                if choice.selected(entry.name, True):
-                    await receiver.directory(place, entry, entry.name)
+        receiver = TreeReceiver(pool, nodes, self.received, choice, self.progress, group)
+        for entry in trees:
+            await receiver.directory(place, entry, entry.name)
         if trees:
-            async with pool.lease() as worker:
-                await worker.call(write_tasks.sync_target)
+            await pool.call(write_tasks.sync_target)
 
-    async def verify(self) -> RestoreResult:
+    async def verify(self, sample: float) -> RestoreResult:
         self.progress.phase_is("reading")
-        session = await self.agent.vault.open_session(self.agent.domain, None)
-        try:
-            pool = self.agent.pool(self.workers, write_tasks.WriteTools, b"/", "none")
-            async with pool, task_group() as group:
-                nodes = NodeReader(pool, self.agent.vault, session.number, group)
-                receiver = StreamReceiver(pool, nodes, self.received)
-                await self._walk(nodes, receiver)
-        finally:
-            await asyncio.shield(self.agent.vault.end_session(session.number))
+        async with self._reading(b"/", "none") as (pool, nodes, _):
+            chosen = random.SystemRandom().random
+            checker = TreeChecker(
+                pool, nodes, self.received, lambda: sample >= 1 or chosen() < sample,
+                self.progress.file_done,
+            )  # fmt: skip
+            await checker.run(self.listed.point.root)
         return self._result()
-
-    async def _walk(self, nodes: NodeReader, receiver: StreamReceiver) -> None:
-        async def check(worker: Leased, frames: Frames, zeros: Extents) -> list[Reference]:
-            return await worker.call(write_tasks.check_frames, frames)
-
-        seen: set[bytes] = set()
-        left = [(b"", self.listed.point.root)]
-        while left:
-            path, root = left.pop()
-            damaged: list[str] = []
-            async for entry, _ in nodes.entries(root, damaged):
-                below = path + b"/" + entry.name if path else entry.name
-                if isinstance(entry.content, Root):
-                    left.append((below, entry.content.reference))
-                    continue
-                self.received.files += entry.type in (FileType.FILE, FileType.DISK)
-                stream = entry.content
-                if isinstance(stream, Descriptor) and stream.root and stream.root.id not in seen:
-                    seen.add(stream.root.id)
-                    damaged += await receiver.run(stream, check)
-            shown = path.decode(errors="backslashreplace")
-            self.received.damaged += [f"{shown}: {each}" for each in damaged]
-        self.received.bytes_written = 0
 
     def _result(self) -> RestoreResult:
         received = self.received
@@ -203,15 +188,36 @@ class _Run:
         )  # fmt: skip
 
 
+def _make_target(target: bytes) -> None:
+    shown = os.fsdecode(target)
+    if os.path.lexists(target):
+        raise TargetRefused(f"{shown} is not a directory", "name a directory with --to")
+    try:
+        os.makedirs(target, 0o700)
+    except OSError as error:
+        raise TargetUnusable(f"{shown}: {error.strerror}", "name another with --to") from error
+
+
 class _Selection:
     """PATHs and --include GLOBs, asked with paths from the point's root."""
 
     def __init__(self, paths: list[bytes], include: list[bytes]) -> None:
+        if any(path.strip(b"/") == b"" for path in paths):
+            raise UsageError("an empty PATH selects nothing")
         self._paths = [tuple(path.strip(b"/").split(b"/")) for path in paths]
         self._include = Globs(include) if include else None
+        self._matched: set[tuple[bytes, ...]] = set()
+
+    @property
+    def wanted(self) -> int:
+        return len(set(self._paths))
+
+    def unmatched(self) -> list[bytes]:
+        return [b"/".join(each) for each in dict.fromkeys(self._paths) if each not in self._matched]
 
     def __call__(self, path: bytes, is_directory: bool) -> bool:
         parts = tuple(path.split(b"/"))
+        self._matched.update(each for each in self._paths if parts[: len(each)] == each)
         if self._paths and not any(_related(parts, each, is_directory) for each in self._paths):
             return False
         # A directory is entered: something below it may be included.
@@ -227,9 +233,3 @@ def _related(parts: tuple[bytes, ...], wanted: tuple[bytes, ...], is_directory: 
     if parts[: len(wanted)] == wanted:
         return True
     return is_directory and wanted[: len(parts)] == parts
-
-
-def _selection(options: RestoreOptions) -> _Selection:
-    if any(path.strip(b"/") == b"" for path in options.paths):
-        raise UsageError("an empty PATH selects nothing")
-    return _Selection(options.paths, options.include)

@@ -46,10 +46,9 @@ class NodeReader:
     async def _load_together(self, references: list[Reference]) -> list[Opened]:
         raws = await self._vault.fetch(self._session, references)
         there = [(raw, each) for raw, each in zip(raws, references, strict=True) if raw is not None]
-        async with self._pool.lease() as worker:
-            opened = await worker.call(
-                tasks.open_nodes, [raw for raw, _ in there], [each for _, each in there]
-            )
+        opened = await self._pool.call(
+            tasks.open_nodes, [raw for raw, _ in there], [each for _, each in there]
+        )
         found = iter(opened)
         return [None if raw is None else next(found) for raw in raws]
 

@@ -1,128 +1,29 @@
-"""Receive: a point's entries come back into a target, or are only checked.
+"""Receive a tree: a point's entries come back into a target.
 
-Frames are fetched in batches, opened and written by workers. What is damaged is named, everything
-else is given back. Directories are walked like in send: one task each, at most BRANCHES together.
+What is damaged is named, everything else is given back. Directories are walked like in tree.py: one
+task each, at most BRANCHES together, and beyond that in their parent's place.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from transfer.errors import FormatError, FrameMissing
 from transfer.files.directories import Place
-from transfer.formats.entry import (
-    Entry,
-    FileType,
-    Inline,
-    Root,
-    Slice,
-    decode_xattrs,
-)
+from transfer.files.metadata import Stat
+from transfer.formats.entry import Content, Entry, FileType, Inline, Root, Slice, decode_xattrs
 from transfer.formats.reference import Reference
-from transfer.formats.stream import Descriptor
 from transfer.pipeline import write_tasks
-from transfer.pipeline.batching import task_group
 from transfer.pipeline.fetch import NodeReader
-from transfer.pipeline.tasks import BATCH, DATA, block_extent
+from transfer.pipeline.files import Report
+from transfer.pipeline.receive_streams import Extents, Received, StreamReceiver, batches, fill
+from transfer.pipeline.tasks import BATCH
 from transfer.pipeline.workers import Leased, Pool
-from transfer.pipeline.write_tasks import FrameAt, Small, Written
+from transfer.pipeline.write_tasks import FrameAt, Piece, Small, Written
 
 BRANCHES = 16
 MAX_SMALL = 128
-
-
-@dataclass
-class Received:
-    bytes_received: int = 0
-    bytes_written: int = 0
-    blocks: int = 0
-    files: int = 0
-    damaged: list[str] = field(default_factory=list)
-
-
-class BlockFetcher:
-    """Fetch blocks into a worker's slot."""
-
-    def __init__(self, nodes: NodeReader, received: Received) -> None:
-        self._nodes, self.received = nodes, received
-
-    async def fill(
-        self, worker: Leased, wanted: Sequence[tuple[Reference, int, int]]
-    ) -> tuple[list[FrameAt], list[Reference]]:
-        """(frames in the slot, references that the vault lacks) for (reference, offset, size)."""
-        raws = await self._nodes.fetch([reference for reference, _, _ in wanted]) if wanted else []
-        frames, missing, at = [], [], 0
-        for (reference, offset, size), raw in zip(wanted, raws, strict=True):
-            if raw is None or at + len(raw) > len(worker.slot):
-                missing.append(reference)
-                continue
-            worker.slot[at : at + len(raw)] = raw
-            frames.append(FrameAt(len(raw), reference, offset, size))
-            at += len(raw)
-        self.received.bytes_received += at
-        self.received.blocks += len(frames)
-        return frames, missing
-
-
-async def stream_batches(
-    nodes: NodeReader, stream: Descriptor, damaged: list[tuple[int, int]]
-) -> AsyncIterator[tuple[list[tuple[Reference, int, int]], list[tuple[int, int]]]]:
-    """(blocks to fetch, extents of zeros), each batch at most BATCH bytes of content."""
-    blocks: list[tuple[Reference, int, int]] = []
-    zeros: list[tuple[int, int]] = []
-    size = 0
-    async for number, id in nodes.blocks(stream, damaged):
-        offset, length = block_extent(stream, number)
-        if id is None:
-            if zeros and sum(zeros[-1]) == offset:
-                zeros[-1] = (zeros[-1][0], zeros[-1][1] + length)
-            else:
-                zeros.append((offset, length))
-        else:
-            if size + length > BATCH:
-                yield blocks, zeros
-                blocks, zeros, size = [], [], 0
-            blocks.append((Reference(DATA, id), offset, length))
-            size += length
-    if blocks or zeros:
-        yield blocks, zeros
-
-
-class StreamReceiver:
-    """Runs *write* for each batch of a stream, several at a time; returns what was damaged."""
-
-    def __init__(self, pool: Pool, nodes: NodeReader, received: Received) -> None:
-        self._pool, self._nodes = pool, nodes
-        self.received = received
-        self.fetcher = BlockFetcher(nodes, received)
-
-    async def run(
-        self,
-        stream: Descriptor,
-        write: Callable[[Leased, list[FrameAt], list[tuple[int, int]]], Any],
-    ) -> list[str]:
-        extents: list[tuple[int, int]] = []
-        bad: list[Reference] = []
-        window = asyncio.Semaphore(8)
-
-        async def batch(blocks: Any, zeros: Any) -> None:
-            try:
-                async with self._pool.lease() as worker:
-                    frames, missing = await self.fetcher.fill(worker, blocks)
-                    failed = await write(worker, frames, zeros)
-                    bad.extend([*missing, *failed])
-                    self.received.bytes_written += sum(frame.size for frame in frames)
-            finally:
-                window.release()
-
-        async with task_group() as group:
-            async for blocks, zeros in stream_batches(self._nodes, stream, extents):
-                await window.acquire()
-                group.create_task(batch(blocks, zeros))
-        if bad:
-            await self._nodes.report(bad)
-        return [f"{ref}" for ref in bad] + [f"{length} bytes at {at}" for at, length in extents]
 
 
 @dataclass
@@ -132,51 +33,79 @@ class ReceiveOptions:
     """Whether an entry is wanted; for a directory also when something below it may be."""
 
 
+class _Planned(NamedTuple):
+    """A small file, and what it is made of."""
+
+    entry: Entry
+    pieces: list[Piece]
+    zeros: Extents
+
+    @property
+    def weight(self) -> int:
+        """Bytes that its frames may need of a slot; of a slice the whole block is fetched."""
+        return BATCH if isinstance(self.entry.content, Slice) else self.entry.size
+
+
+class _Linked(NamedTuple):
+    """A file that was written, under a name of its link group."""
+
+    content: Content
+    place: Place
+    name: bytes
+    identity: tuple[int, int]
+
+
 class TreeReceiver:
     def __init__(
         self, pool: Pool, nodes: NodeReader, received: Received, options: ReceiveOptions,
-        warn: Callable[[bytes, str, str], None], group: asyncio.TaskGroup,
+        report: Report, group: asyncio.TaskGroup,
     ) -> None:  # fmt: skip
-        self._pool, self._nodes, self.received = pool, nodes, received
-        self._options, self._warn, self._group = options, warn, group
+        self._pool, self._nodes, self._received = pool, nodes, received
+        self._options, self._report, self._group = options, report, group
         self._streams = StreamReceiver(pool, nodes, received)
         self._branches = asyncio.Semaphore(BRANCHES)
-        self._links: dict[bytes, tuple[Entry, Place, bytes, tuple[int, int]]] = {}
+        # The first to come writes the inode; who has another name of it waits for that.
+        self._links: dict[bytes, asyncio.Future[_Linked | None]] = {}
 
     async def directory(self, place: Place, entry: Entry, path: bytes) -> None:
         """Give back the directory *entry*, whose parent in the target is *place*."""
         try:
-            await self._call(write_tasks.make_directory, place, entry.name)
-        except (FileExistsError, NotADirectoryError) as error:
-            return self._warn(path, "exists", f"not a directory in the target: {error.strerror}")
+            await self._pool.call(write_tasks.make_directory, place, entry.name)
+        except OSError as error:
+            message = f"no directory can be made here: {error.strerror}"
+            return self._report.warn(path, "exists", message)
         below = place.child(entry.name)
         root = entry.content.reference if isinstance(entry.content, Root) else None
         await self._children(below, root, path)
         full = await self._with_xattrs(entry, path)
-        self._failed(path, await self._call(write_tasks.finish_directory, place, full))
+        try:
+            failed = await self._pool.call(write_tasks.finish_directory, place, full)
+        except OSError as error:
+            return self._report.warn(path, "unwritable", error.strerror or str(error))
+        self._failed(path, failed)
 
     async def _children(self, place: Place, root: Reference | None, path: bytes) -> None:
         damaged: list[str] = []
-        small: list[Entry] = []
+        others: list[Entry] = []
         branches: list[asyncio.Task[None]] = []
         async for entry, _ in self._nodes.entries(root, damaged):
-            below = path + b"/" + entry.name if path else entry.name
+            below = path + b"/" + entry.name
             is_directory = entry.type is FileType.DIRECTORY
             if not self._options.selected(below, is_directory):
                 continue
             if is_directory:
                 branches.append(await self._branch(self.directory(place, entry, below)))
             else:
-                small.append(entry)
-            if len(small) == MAX_SMALL:
-                await self._files(place, small, path)
-                small = []
-        await self._files(place, small, path)
+                others.append(entry)
+            if len(others) == MAX_SMALL:
+                await self._others(place, others, path)
+                others = []
+        await self._others(place, others, path)
         if branches:
             await asyncio.wait(branches)
         self._damage(path, damaged)
 
-    async def _branch(self, work: Any) -> asyncio.Task[None]:
+    async def _branch(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         if not self._branches.locked():
             await self._branches.acquire()
             task = self._group.create_task(work)
@@ -186,45 +115,36 @@ class TreeReceiver:
             await asyncio.wait([task])
         return task
 
-    async def _files(self, place: Place, entries: Sequence[Entry], path: bytes) -> None:
+    async def _others(self, place: Place, entries: Sequence[Entry], path: bytes) -> None:
+        """All that is no directory, small files many at a time."""
         if not entries:
             return
         names = [entry.name for entry in entries]
-        there = dict(zip(names, await self._call(write_tasks.existing, place, names), strict=True))
-        batch: list[tuple[Entry, list[tuple[Reference, int, int]], list[tuple[int, int]]]] = []
-        size = 0
-        for entry in entries:
-            below = path + b"/" + entry.name if path else entry.name
-            if not self._may_write(entry, there[entry.name], below):
+        there = await self._pool.call(write_tasks.existing, place, names)
+        batch: list[_Planned] = []
+        for entry, found in zip(entries, there, strict=True):
+            below = path + b"/" + entry.name
+            if not self._may_write(entry, found, below):
                 continue
             full = await self._with_xattrs(entry, below)
-            if entry.link_group and await self._linked(place, full, below):
-                continue
-            if entry.type is not FileType.FILE:
-                self._settle(place, full, below, await self._special(place, full))
-            elif entry.size > BATCH:
-                await self._large(place, full, below)
-            else:
-                plan = await self._plan(full, below)
-                if plan is None:
-                    continue
-                if size + entry.size > BATCH:
+            if entry.link_group:
+                await self._grouped(place, full, below)
+            elif entry.type is not FileType.FILE or entry.size > BATCH:
+                await self._single(place, full, below)
+            elif (plan := await self._plan(full, below)) is not None:
+                if sum(each.weight for each in batch) + plan.weight > BATCH:
                     await self._small(place, batch, path)
-                    batch, size = [], 0
-                batch.append((full, *plan))
-                size += entry.size
-                if entry.link_group:  # the next name of it needs the inode
-                    await self._small(place, batch, path)
-                    batch, size = [], 0
+                    batch = []
+                batch.append(plan)
         await self._small(place, batch, path)
 
-    def _may_write(self, entry: Entry, there: Any, path: bytes) -> bool:
+    def _may_write(self, entry: Entry, there: Stat | None, path: bytes) -> bool:
         if there is None or self._options.overwrite == "always":
             return True
         if self._options.overwrite == "changed":
             same = (there.type, there.size, there.mtime) == (entry.type, entry.size, entry.mtime)
             return not same
-        self._warn(path, "exists", "it is there already, and stays (--overwrite never)")
+        self._report.warn(path, "exists", "it is there already, and stays (--overwrite never)")
         return False
 
     @property
@@ -241,124 +161,138 @@ class TreeReceiver:
             self._damage(path, [str(error)])
             return entry._replace(xattr_stream=None)
 
-    async def _linked(self, place: Place, entry: Entry, path: bytes) -> bool:
-        """Link to a name of this inode that is there already, if it has the very same content."""
-        first = self._links.get(entry.link_group)
-        if first is None or (first[0].type, first[0].content) != (entry.type, entry.content):
-            return False
-        done = await self._call(
-            write_tasks.make_link, place, entry.name, first[1:3], first[3], self._replace
-        )
-        if done.error:
-            self._warn(path, "unwritable", done.error)
-        else:
-            self.received.files += entry.type is FileType.FILE
-        return True
+    async def _grouped(self, place: Place, entry: Entry, path: bytes) -> None:
+        """Write the inode, or link to it where another name of the group has it by now."""
+        while (first := self._links.get(entry.link_group)) is not None:
+            await asyncio.wait((first,))
+            linked = None if first.cancelled() else first.result()
+            if linked is not None and linked.content == entry.content:
+                done = await self._pool.call(
+                    write_tasks.make_link, place, entry.name, (linked.place, linked.name),
+                    linked.identity, self._replace,
+                )  # fmt: skip
+                return self._settle(entry, path, done)
+            if self._links[entry.link_group] is first:
+                break  # nobody else has tried since
+        claim = self._links[entry.link_group] = asyncio.get_running_loop().create_future()
+        try:
+            written = await self._single(place, entry, path)
+        except BaseException:
+            claim.cancel()
+            raise
+        there = written is not None and written.identity != (0, 0)
+        linked = _Linked(entry.content, place, entry.name, written.identity) if written else None
+        claim.set_result(linked if there else None)
 
-    async def _special(self, place: Place, entry: Entry) -> Written:
-        done: Written = await self._call(write_tasks.make_special, place, entry, self._replace)
+    async def _single(self, place: Place, entry: Entry, path: bytes) -> Written | None:
+        """Write one entry by itself; None if it is damaged, and named."""
+        if entry.type is not FileType.FILE:
+            done = await self._again(write_tasks.make_special, place, entry, self._replace)
+            self._settle(entry, path, done)
+        elif entry.size > BATCH:
+            return await self._large(place, entry, path)
+        else:
+            plan = await self._plan(entry, path)
+            if plan is None:
+                return None
+            done = (await self._small(place, [plan], path.rpartition(b"/")[0]))[0]
         return done
 
-    async def _plan(
-        self, entry: Entry, path: bytes
-    ) -> tuple[list[tuple[Reference, int, int]], list[tuple[int, int]]] | None:
-        match entry.content:
-            case Descriptor() as stream:
-                damaged: list[tuple[int, int]] = []
-                blocks: list[tuple[Reference, int, int]] = []
-                zeros: list[tuple[int, int]] = []
-                async for more, holes in stream_batches(self._nodes, stream, damaged):
-                    blocks += more
-                    zeros += holes
-                if damaged:
-                    self._damage(path, [f"{length} bytes at {at}" for at, length in damaged])
-                    return None
-                return blocks, zeros
-            case Slice():
-                self._damage(path, ["a slice, which this version does not restore yet"])
-                return None
-        return [], []
+    async def _plan(self, entry: Entry, path: bytes) -> _Planned | None:
+        unreadable: Extents = []
+        pieces: list[Piece] = []
+        zeros: Extents = []
+        async for more, holes in batches(self._nodes, entry.content, unreadable):
+            pieces += more
+            zeros += holes
+        if unreadable:
+            self._damage(path, [f"{length} bytes at {at}" for at, length in unreadable])
+            return None
+        return _Planned(entry, pieces, zeros)
 
-    async def _small(self, place: Place, batch: Sequence[Any], path: bytes) -> None:
+    async def _small(self, place: Place, batch: Sequence[_Planned], path: bytes) -> list[Written]:
         if not batch:
-            return
-        async with self._pool.lease() as worker:
-            wanted = [each for _, blocks, _ in batch for each in blocks]
-            frames, missing = await self._streams.fetcher.fill(worker, wanted)
-            files, left, lost = [], iter(frames), set(missing)
-            for entry, blocks, zeros in batch:
-                mine = tuple(next(left) for reference, _, _ in blocks if reference not in lost)
-                inline = entry.content.data if isinstance(entry.content, Inline) else None
-                files.append(Small(entry, entry.size, inline, mine, tuple(zeros), self._replace))
-            skip = [any(r in lost for r, _, _ in blocks) for _, blocks, _ in batch]
-            chosen = [file for file, bad in zip(files, skip, strict=True) if not bad]
-            if any(skip):
-                chosen = await self._refill(worker, batch, files, skip)
-            done = iter(await worker.call(write_tasks.write_small, place, chosen))
-        for (entry, blocks, _), bad in zip(batch, skip, strict=True):
-            below = path + b"/" + entry.name if path else entry.name
-            if bad:
-                self._damage(below, [str(r) for r, _, _ in blocks if r in lost])
-            else:
-                self._settle(place, entry, below, next(done))
+            return []
+        tries = 0
 
-    async def _refill(
-        self, worker: Leased, batch: Sequence[Any], files: Sequence[Small], skip: Sequence[bool]
-    ) -> list[Small]:
-        """Fill the slot again with the frames of whole files only."""
-        chosen = []
-        keep = [each for each, bad in zip(batch, skip, strict=True) if not bad]
-        frames, _ = await self._streams.fetcher.fill(
-            worker, [block for _, blocks, _ in keep for block in blocks]
-        )
-        left = iter(frames)
-        whole = [file for file, bad in zip(files, skip, strict=True) if not bad]
-        for file, (_, blocks, _) in zip(whole, keep, strict=True):
-            chosen.append(file._replace(frames=tuple(next(left) for _ in blocks)))
-        return chosen
+        async def work(worker: Leased) -> list[Written]:
+            nonlocal tries
+            tries += 1
+            pieces = [piece for each in batch for piece in each.pieces]
+            left = iter(await fill(self._nodes, worker, pieces, self._received))
+            files = [
+                Small(
+                    each.entry, each.entry.size, _inline(each.entry.content),
+                    tuple(next(left) for _ in each.pieces), tuple(each.zeros), self._replace,
+                )
+                for each in batch
+            ]  # fmt: skip
+            done: list[Written] = await worker.call(
+                write_tasks.write_small, place, files, tries > 1
+            )
+            return done
 
-    async def _large(self, place: Place, entry: Entry, path: bytes) -> None:
-        assert isinstance(entry.content, Descriptor)
-        temporary = await self._call(write_tasks.create_large, place, entry.name, entry.size)
+        written = await self._pool.run(work)
+        bad = [reference for done in written for reference in done.damaged]
+        if bad:
+            await self._nodes.report(bad)
+        for each, done in zip(batch, written, strict=True):
+            self._settle(each.entry, path + b"/" + each.entry.name, done)
+            if not (done.error or done.damaged):
+                self._received.bytes_written += each.entry.size
+        return written
 
-        async def write(worker: Leased, frames: Any, zeros: Any) -> Any:
-            return await worker.call(
+    async def _large(self, place: Place, entry: Entry, path: bytes) -> Written | None:
+        temporary = await self._pool.call(write_tasks.create_large, place, entry.name, entry.size)
+
+        async def write(worker: Leased, frames: list[FrameAt], zeros: Extents) -> list[Reference]:
+            found: list[Reference] = await worker.call(
                 write_tasks.write_blocks, place, temporary, frames, zeros, entry.sparse
             )
+            return found
 
         try:
             damaged = await self._streams.run(entry.content, write)
         except BaseException:
-            await asyncio.shield(self._call(write_tasks.discard, place, temporary))
+            await asyncio.shield(self._pool.call(write_tasks.discard, place, temporary))
             raise
         if damaged:
-            await self._call(write_tasks.discard, place, temporary)
-            return self._damage(path, damaged)
-        done = await self._call(write_tasks.finish_large, place, temporary, entry, self._replace)
-        self._settle(place, entry, path, done)
+            await self._pool.call(write_tasks.discard, place, temporary)
+            self._damage(path, damaged)
+            return None
+        done = await self._again(write_tasks.finish_large, place, entry, self._replace, temporary)
+        self._settle(entry, path, done)
+        return done
 
-    def _settle(self, place: Place, entry: Entry, path: bytes, done: Written) -> None:
+    async def _again(self, function: Callable[..., Written], *arguments: Any) -> Written:
+        """Call *function*, told when it is not the first try: it may have finished before."""
+        tries = 0
+
+        async def work(worker: Leased) -> Written:
+            nonlocal tries
+            tries += 1
+            return await worker.call(function, *arguments, again=tries > 1)
+
+        return await self._pool.run(work)
+
+    def _settle(self, entry: Entry, path: bytes, done: Written) -> None:
         if done.damaged:
             return self._damage(path, [str(reference) for reference in done.damaged])
         if done.error:
-            return self._warn(path, "unwritable", done.error)
+            return self._report.warn(path, "unwritable", done.error)
         self._failed(path, list(done.failed))
         if entry.type is FileType.FILE:
-            self.received.files += 1
-            if entry.size <= BATCH:
-                self.received.bytes_written += entry.size
-        if entry.link_group and done.identity != (0, 0):
-            self._links[entry.link_group] = (entry, place, entry.name, done.identity)
+            self._received.files += 1
+            self._report.file_done(entry.size)
 
     def _failed(self, path: bytes, codes: Sequence[str]) -> None:
         for code in codes:
-            self._warn(path, code, f"the caller may not set its {code}")
+            self._report.warn(path, code, f"the caller may not set its {code}")
 
     def _damage(self, path: bytes, what: Sequence[str]) -> None:
-        self.received.damaged += [
-            f"{path.decode(errors='backslashreplace')}: {each}" for each in what
-        ]
+        shown = path.decode(errors="backslashreplace")
+        self._received.damaged += [f"{shown}: {each}" for each in what]
 
-    async def _call(self, function: Callable[..., Any], *args: Any) -> Any:
-        async with self._pool.lease() as worker:
-            return await worker.call(function, *args)
+
+def _inline(content: Content) -> bytes | None:
+    return content.data if isinstance(content, Inline) else None

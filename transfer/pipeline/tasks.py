@@ -9,7 +9,7 @@ import stat as modes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -263,19 +263,6 @@ def open_nodes(
             opened.append((plain, children))
         except IntegrityError as error:
             opened.append(str(error))
-    return opened
-
-
-def open_slot(lane: Lane[Tools], frames: Sequence[tuple[int, Reference]]) -> list[Any]:
-    """Plaintexts of the frames (length, reference) that lie back to back in the slot, or errors."""
-    opened: list[Any] = []
-    at = 0
-    for length, reference in frames:
-        try:
-            opened.append(lane.tools.opener.open(lane.slot[at : at + length], reference)[2])
-        except IntegrityError as error:
-            opened.append(error)
-        at += length
     return opened
 
 

@@ -1,18 +1,20 @@
 """What restore runs in workers: open frames from the slot and write them to their target."""
 
 import os
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, ParamSpec
 
 from transfer.errors import IntegrityError, TargetRefused
 from transfer.files.directories import Place
+from transfer.files.metadata import Stat
 from transfer.formats.entry import Entry, FileType
 from transfer.formats.reference import Reference
 from transfer.pipeline.sealing import Opener, SealKeys
-from transfer.pipeline.tasks import open_slot
 from transfer.pipeline.worker_process import Lane
 from transfer.targets import image
 from transfer.targets.tree import TreeTarget
+
+P = ParamSpec("P")
 
 
 class WriteTools:
@@ -24,13 +26,20 @@ class WriteTools:
         self.images: dict[bytes, int] = {}
 
 
-class FrameAt(NamedTuple):
-    """A frame in the slot: its length, what it must be, and where its content goes."""
+class Piece(NamedTuple):
+    """A block and where its content goes; with *start*, only *size* bytes of it from there."""
 
-    length: int
     reference: Reference
     offset: int
     size: int
+    start: int | None = None
+
+
+class FrameAt(NamedTuple):
+    """The frame of a piece in the slot, and its length; 0 if the vault has none."""
+
+    length: int
+    piece: Piece
 
 
 class Small(NamedTuple):
@@ -59,21 +68,52 @@ def finish_directory(lane: Lane[WriteTools], place: Place, entry: Entry) -> list
     return lane.tools.target.finish_directory(place, entry)
 
 
-def existing(lane: Lane[WriteTools], place: Place, names: Sequence[bytes]) -> list[Any]:
+def existing(lane: Lane[WriteTools], place: Place, names: Sequence[bytes]) -> list[Stat | None]:
     return [lane.tools.target.exists(place, name) for name in names]
 
 
-def write_small(lane: Lane[WriteTools], place: Place, files: Sequence[Small]) -> list[Written]:
-    """Write whole files; the frames of all of them lie back to back in the slot."""
+def write_small(
+    lane: Lane[WriteTools], place: Place, files: Sequence[Small], again: bool = False
+) -> list[Written]:
+    """Write whole files; the frames of all of them lie back to back in the slot.
+
+    *again*: an earlier try may have written some of them.
+    """
     written, at = [], 0
     for file in files:
         end = at + sum(each.length for each in file.frames)
-        try:
-            written.append(_write_one(lane, place, file, at))
-        except (OSError, TargetRefused) as error:
-            written.append(Written(error=_reason(error)))
+        done = _done_before(lane, place, file.entry) if again else None
+        written.append(done or _caught(_write_one, lane, place, file, at))
         at = end
     return written
+
+
+def _caught(work: Callable[P, Written], *args: P.args, **kwargs: P.kwargs) -> Written:
+    """What concerns one entry alone ends only that one."""
+    try:
+        return work(*args, **kwargs)
+    except (OSError, TargetRefused) as error:
+        reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        return Written(error=reason)
+
+
+def _done_before(lane: Lane[WriteTools], place: Place, entry: Entry) -> Written | None:
+    """What an earlier try finished: metadata is complete before an entry gets its name.
+
+    What that try did not finish goes.
+    """
+    lane.tools.target.sweep(place)
+    stat = lane.tools.target.exists(place, entry.name)
+    if stat is None or (stat.type, stat.mtime) != (entry.type, entry.mtime):
+        return None
+    if entry.type is FileType.FILE and stat.size != entry.size:
+        return None
+    return Written(stat.identity)
+
+
+def _written(lane: Lane[WriteTools], place: Place, name: bytes, failed: list[str]) -> Written:
+    stat = lane.tools.target.exists(place, name)
+    return Written(stat.identity if stat else (0, 0), tuple(failed))
 
 
 def _write_one(lane: Lane[WriteTools], place: Place, file: Small, at: int) -> Written:
@@ -92,8 +132,7 @@ def _write_one(lane: Lane[WriteTools], place: Place, file: Small, at: int) -> Wr
     except BaseException:
         target.discard(place, temporary)
         raise
-    stat = target.exists(place, name)
-    return Written(stat.identity if stat else (0, 0), tuple(failed))
+    return _written(lane, place, name, failed)
 
 
 def _opened(
@@ -102,27 +141,34 @@ def _opened(
     if file.inline is not None:
         return ([(0, file.inline)] if file.inline else []), []
     pieces, damaged = [], []
-    for frame in file.frames:
-        content = _content(lane, frame, at)
-        at += frame.length
+    for frame, content in _contents(lane, file.frames, at):
         if content is None:
-            damaged.append(frame.reference)
+            damaged.append(frame.piece.reference)
         else:
-            pieces.append((frame.offset, content))
+            pieces.append((frame.piece.offset, content))
     return pieces, damaged
 
 
+def _contents(
+    lane: Lane[WriteTools], frames: Sequence[FrameAt], at: int = 0
+) -> Iterator[tuple[FrameAt, bytes | None]]:
+    """Each frame with the content of its piece; None for what is missing or does not open."""
+    for frame in frames:
+        yield frame, _content(lane, frame, at)
+        at += frame.length
+
+
 def _content(lane: Lane[WriteTools], frame: FrameAt, at: int) -> bytes | None:
-    view = lane.slot[at : at + frame.length]
-    plain = _opened_one(lane, view, frame.reference)
-    return plain if plain is not None and len(plain) == frame.size else None
-
-
-def _opened_one(lane: Lane[WriteTools], view: memoryview, reference: Reference) -> bytes | None:
+    reference, _, size, start = frame.piece
+    if not frame.length:
+        return None
     try:
-        return lane.tools.opener.open(view, reference)[2]
+        plain = lane.tools.opener.open(lane.slot[at : at + frame.length], reference)[2]
     except IntegrityError:
         return None
+    if start is not None:
+        plain = plain[start : start + size]
+    return plain if len(plain) == size else None
 
 
 def create_large(lane: Lane[WriteTools], place: Place, name: bytes, size: int) -> bytes:
@@ -134,14 +180,12 @@ def write_blocks(
     holes: Sequence[tuple[int, int]], sparse: bool,
 ) -> list[Reference]:  # fmt: skip
     """Write blocks of a large file; the references of those that do not open."""
-    damaged, at = [], 0
-    for frame in frames:
-        content = _content(lane, frame, at)
-        at += frame.length
+    damaged = []
+    for frame, content in _contents(lane, frames):
         if content is None:
-            damaged.append(frame.reference)
+            damaged.append(frame.piece.reference)
         else:
-            lane.tools.target.write(place, temporary, frame.offset, content, sparse)
+            lane.tools.target.write(place, temporary, frame.piece.offset, content, sparse)
     if not sparse:
         for offset, length in holes:
             lane.tools.target.allocate(place, temporary, offset, length)
@@ -149,44 +193,52 @@ def write_blocks(
 
 
 def finish_large(
-    lane: Lane[WriteTools], place: Place, temporary: bytes, entry: Entry, replace: bool
-) -> Written:
+    lane: Lane[WriteTools], place: Place, entry: Entry, replace: bool, temporary: bytes,
+    again: bool = False,
+) -> Written:  # fmt: skip
     target = lane.tools.target
-    try:
-        failed = target.finish_file(place, temporary, entry.name, entry, replace)
-    except (OSError, TargetRefused) as error:
-        target.discard(place, temporary)
-        return Written(error=_reason(error))
-    stat = target.exists(place, entry.name)
-    return Written(stat.identity if stat else (0, 0), tuple(failed))
+
+    def finish() -> Written:
+        try:
+            failed = target.finish_file(place, temporary, entry.name, entry, replace)
+        except BaseException:
+            target.discard(place, temporary)
+            raise
+        return _written(lane, place, entry.name, failed)
+
+    done = _done_before(lane, place, entry) if again else None
+    return done or _caught(finish)
 
 
 def discard(lane: Lane[WriteTools], place: Place, temporary: bytes) -> None:
     lane.tools.target.discard(place, temporary)
 
 
-def make_special(lane: Lane[WriteTools], place: Place, entry: Entry, replace: bool) -> Written:
+def make_special(
+    lane: Lane[WriteTools], place: Place, entry: Entry, replace: bool, again: bool = False
+) -> Written:
     target = lane.tools.target
-    try:
-        if entry.type is FileType.SYMLINK:
-            failed = target.make_symlink(place, entry, replace)
-        else:
-            failed = target.make_special(place, entry, replace)
-    except (OSError, TargetRefused) as error:
-        return Written(error=_reason(error))
-    stat = target.exists(place, entry.name)
-    return Written(stat.identity if stat else (0, 0), tuple(failed))
+
+    def make() -> Written:
+        is_link = entry.type is FileType.SYMLINK
+        made = target.make_symlink if is_link else target.make_special
+        return _written(lane, place, entry.name, made(place, entry, replace))
+
+    done = _done_before(lane, place, entry) if again else None
+    return done or _caught(make)
 
 
 def make_link(
     lane: Lane[WriteTools], place: Place, name: bytes, first: tuple[Place, bytes],
     identity: tuple[int, int], replace: bool,
 ) -> Written:  # fmt: skip
-    try:
-        lane.tools.target.make_hard_link(place, name, *first, identity, replace)
-    except (OSError, TargetRefused) as error:
-        return Written(error=_reason(error))
-    return Written(identity)
+    def make() -> Written:
+        there = lane.tools.target.exists(place, name)
+        if there is None or there.identity != identity:
+            lane.tools.target.make_hard_link(place, name, *first, identity, replace)
+        return Written(identity)
+
+    return _caught(make)
 
 
 def sync_target(lane: Lane[WriteTools]) -> None:
@@ -194,24 +246,23 @@ def sync_target(lane: Lane[WriteTools]) -> None:
 
 
 def write_image(
-    lane: Lane[WriteTools], fd: int, frames: Sequence[FrameAt], holes: Sequence[tuple[int, int]]
-) -> list[Reference]:
-    """Write blocks of an image into the descriptor *fd* of this process."""
-    damaged, at = [], 0
-    for frame in frames:
-        content = _content(lane, frame, at)
-        at += frame.length
+    lane: Lane[WriteTools], path: bytes, frames: Sequence[FrameAt],
+    holes: Sequence[tuple[int, int]],
+) -> list[Reference]:  # fmt: skip
+    """Write blocks into the image that *path* leads to; the references of those that don't open."""
+    fd, damaged = _image(lane, path), []
+    for frame, content in _contents(lane, frames):
         if content is None:
-            damaged.append(frame.reference)
+            damaged.append(frame.piece.reference)
         else:
-            image.write_block(fd, frame.offset, content)
+            image.write_block(fd, frame.piece.offset, content)
     for offset, length in holes:
         image.zero(fd, offset, length)
     return damaged
 
 
-def open_image_again(lane: Lane[WriteTools], path: bytes) -> int:
-    """This worker's own descriptor of the image that the parent holds; the same for each call."""
+def _image(lane: Lane[WriteTools], path: bytes) -> int:
+    """This worker's own descriptor of the image that the parent holds."""
     if path not in lane.tools.images:
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY
         lane.tools.images[path] = os.open(path, flags)
@@ -220,13 +271,7 @@ def open_image_again(lane: Lane[WriteTools], path: bytes) -> int:
 
 def check_frames(lane: Lane[WriteTools], frames: Sequence[FrameAt]) -> list[Reference]:
     """Which of the frames in the slot do not open to what they must be."""
-    opened = open_slot(lane, [(each.length, each.reference) for each in frames])  # type: ignore[arg-type]
     return [
-        each.reference
-        for each, content in zip(frames, opened, strict=True)
-        if not isinstance(content, bytes) or len(content) != each.size
-    ]
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        frame.piece.reference
+        for frame, content in _contents(lane, frames) if content is None
+    ]  # fmt: skip

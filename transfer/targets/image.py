@@ -5,10 +5,13 @@ import fcntl
 import os
 import stat as modes
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from transfer.errors import TargetRefused, TargetUnusable
 from transfer.formats.reference import Buffer
 from transfer.targets import target_errors
+from transfer.targets.names import publish, temporary_name
 from transfer.targets.zeros import make_hole, write_all, write_zeros
 
 _BLKZEROOUT = 0x127F
@@ -17,23 +20,63 @@ _UNUSABLE = (errno.EBUSY, errno.ETXTBSY, errno.EFBIG, errno.EACCES, errno.EPERM,
 _FLAGS = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
 
 
-def open_image_target(path: bytes, size: int, replace: bool) -> int:
-    """A descriptor of *path*, which has room for *size* bytes.
+class ImageTarget:
+    """An image that is being written through *fd*; a new file has a *temporary* name until then."""
+
+    def __init__(self, path: bytes, fd: int, temporary: bytes | None = None) -> None:
+        self.path, self.fd, self.temporary = path, fd, temporary
+
+    def finish(self) -> None:
+        """Return when all that was written is durable, under its name."""
+        with target_errors(self.path, *_UNUSABLE):
+            os.fsync(self.fd)
+            if self.temporary is None:
+                return
+            above, name = os.path.split(self.path)
+            directory = os.open(above or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                publish(directory, self.fd, self.temporary, name, replace=False)
+                self.temporary = None
+                os.fsync(directory)
+            except FileExistsError as error:
+                raise _exists(self.path) from error
+            finally:
+                os.close(directory)
+
+    def close(self) -> None:
+        """Close it; what is not finished and has no name of its own goes."""
+        os.close(self.fd)
+        if self.temporary is not None:
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(os.path.dirname(self.path), self.temporary))
+
+
+@contextmanager
+def image_target(path: bytes, size: int, replace: bool) -> Iterator[ImageTarget]:
+    """*path*, to be written, with room for *size* bytes.
 
     A file that is there keeps its bytes, so that equal blocks need not be written: whoever
     restores writes or zeroes all the others. Raises TargetRefused for a non-empty file or a device
     unless *replace* allows them, TargetUnusable for a device that is in use or too small.
     """
     with target_errors(path, *_UNUSABLE):
-        try:
-            mode = os.stat(path).st_mode
-        except FileNotFoundError:
-            return _create(path, size)
-        if modes.S_ISREG(mode):
-            return _open_file(path, size, replace)
-        if modes.S_ISBLK(mode):
-            return _open_device(path, size, replace)
-        raise TargetRefused(f"{_shown(path)} is neither a regular file nor a block device")
+        target = _open(path, size, replace)
+    try:
+        yield target
+    finally:
+        target.close()
+
+
+def _open(path: bytes, size: int, replace: bool) -> ImageTarget:
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return _create(path, size)
+    if modes.S_ISREG(mode):
+        return ImageTarget(path, _open_file(path, size, replace))
+    if modes.S_ISBLK(mode):
+        return ImageTarget(path, _open_device(path, size, replace))
+    raise TargetRefused(f"{_shown(path)} is neither a regular file nor a block device")
 
 
 def write_block(fd: int, offset: int, view: Buffer) -> None:
@@ -50,29 +93,19 @@ def zero(fd: int, offset: int, length: int) -> None:
             make_hole(fd, offset, length)
 
 
-def finish(fd: int) -> None:
-    """Return when all that was written is durable."""
-    with target_errors(b"image", *_UNUSABLE):
-        os.fsync(fd)
-
-
-def _create(path: bytes, size: int) -> int:
-    fd = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+def _create(path: bytes, size: int) -> ImageTarget:
+    temporary = temporary_name()
+    above = os.path.dirname(path)
+    fd = os.open(
+        os.path.join(above, temporary), _FLAGS | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600
+    )
+    target = ImageTarget(path, fd, temporary)
     try:
         os.ftruncate(fd, size)
-        _sync_directory(os.path.dirname(path) or b".")
     except BaseException:
-        os.close(fd)
+        target.close()
         raise
-    return fd
-
-
-def _sync_directory(path: bytes) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    return target
 
 
 def _open_file(path: bytes, size: int, replace: bool) -> int:

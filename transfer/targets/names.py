@@ -2,14 +2,29 @@
 
 import errno
 import os
+import secrets
 from contextlib import suppress
 
 from transfer.errors import TargetRefused
 from transfer.files.metadata import anchored, stat_at, to_stat
 from transfer.files.system import rename_new
 
+TEMPORARY = b".transfer-"
 _NO_NOREPLACE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
+
+
+def temporary_name() -> bytes:
+    """A new one for something that is not finished, by this process."""
+    return TEMPORARY + b"%d-" % os.getpid() + secrets.token_hex(8).encode()
+
+
+def is_abandoned(name: bytes) -> bool:
+    """Whether *name* is a temporary one of a process that is no more."""
+    owner = name.removeprefix(TEMPORARY).partition(b"-")[0]
+    if not name.startswith(TEMPORARY) or not owner.isdigit():
+        return False
+    return not os.path.exists(b"/proc/" + owner)
 
 
 def link(anchor: int, fd: int, name: bytes) -> None:

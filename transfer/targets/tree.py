@@ -6,7 +6,6 @@ and metadata are complete; directories get theirs last, by `finish_directory`.
 """
 
 import os
-import secrets
 import stat as modes
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -20,10 +19,9 @@ from transfer.formats.entry import Entry, FileType
 from transfer.formats.reference import Buffer
 from transfer.targets import target_errors
 from transfer.targets.metadata import set_metadata
-from transfer.targets.names import link, publish
+from transfer.targets.names import is_abandoned, link, publish, temporary_name
 from transfer.targets.zeros import make_hole, runs, write_all
 
-TEMPORARY = b".transfer-"
 _OPEN_FILES = 64
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -85,7 +83,7 @@ class TreeTarget:
     def create_file(self, place: Place, name: bytes, length: int) -> bytes:
         """Make an empty file of *length* for the caller alone, and return its temporary name."""
         with self._directory(place, name) as fd:
-            temporary = _temporary_name()
+            temporary = temporary_name()
             file = os.open(temporary, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=fd)
             self._keep(place, temporary, file)
             os.ftruncate(file, length)
@@ -133,6 +131,13 @@ class TreeTarget:
         except FileNotFoundError:
             pass
 
+    def sweep(self, place: Place) -> None:
+        """Remove what a process that died has left unfinished in *place*."""
+        fd = self._directories.fd(place)
+        for name in map(os.fsencode, os.listdir(fd)):
+            if is_abandoned(name) and stat_at(fd, name).type is not FileType.DIRECTORY:
+                os.unlink(name, dir_fd=fd)
+
     def finish_file(
         self, place: Place, temporary: bytes, name: bytes, entry: Entry, replace: bool = False
     ) -> list[str]:
@@ -148,7 +153,7 @@ class TreeTarget:
 
     def make_symlink(self, place: Place, entry: Entry, replace: bool = False) -> list[str]:
         with self._directory(place, entry.name) as fd:
-            temporary = _temporary_name()
+            temporary = temporary_name()
             os.symlink(entry.target, temporary, dir_fd=fd)
             return self._finish_made(fd, temporary, entry, replace)
 
@@ -160,7 +165,7 @@ class TreeTarget:
             FileType.BLOCK: modes.S_IFBLK,
         }[entry.type]
         with self._directory(place, entry.name) as fd:
-            temporary = _temporary_name()
+            temporary = temporary_name()
             try:
                 os.mknod(temporary, format_bits | 0o600, os.makedev(*entry.device), dir_fd=fd)
             except PermissionError:
@@ -188,7 +193,7 @@ class TreeTarget:
             there = self.exists(place, name)
             if there is not None and there.identity == identity:
                 return  # renaming one name of a file over another does nothing
-            temporary = _temporary_name()
+            temporary = temporary_name()
             link(anchor, fd, temporary)
             publish(fd, anchor, temporary, name, replace)
 
@@ -229,10 +234,6 @@ class TreeTarget:
         file = self._files.pop((place, temporary), None)
         if file is not None:
             os.close(file)
-
-
-def _temporary_name() -> bytes:
-    return TEMPORARY + secrets.token_hex(8).encode()
 
 
 @contextmanager

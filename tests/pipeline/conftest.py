@@ -1,0 +1,97 @@
+"""A domain, a vault in memory, and everything that a pipeline needs, without a job around it."""
+
+import os
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import pytest
+
+from transfer.jobs import keyring as keyrings
+from transfer.jobs.keyring import OpenKeyring, Secret
+from transfer.pipeline import tasks, write_tasks
+from transfer.pipeline.batching import task_group
+from transfer.pipeline.fetch import NodeReader
+from transfer.pipeline.send import Sender
+from transfer.pipeline.workers import Pool
+from transfer.vault.memory import MemoryVault
+
+PASSPHRASE = "correct horse battery staple"
+
+
+class Line(NamedTuple):
+    """One run's pool, vault and session."""
+
+    pool: Pool
+    vault: MemoryVault
+    session: int
+    nodes: NodeReader
+    sender: Sender
+    group: object
+
+
+@pytest.fixture(scope="session")
+def opened() -> OpenKeyring:
+    return keyrings.open_keyring(keyrings.create(PASSPHRASE), Secret(lambda new: PASSPHRASE))
+
+
+@pytest.fixture
+async def vault(opened):
+    vault = MemoryVault()
+    keyring = opened.keyring
+    await vault.add_keyring(opened.domain, 1, keyring.signed_part + keyring.signature)
+    return vault
+
+
+@pytest.fixture
+def sending(vault, opened):
+    """Workers that read and seal."""
+
+    @asynccontextmanager
+    async def line(workers=0, trust_parent=False, prepare=tasks.Tools, arguments=()):
+        session = (await vault.open_session(opened.domain, os.urandom(16))).number
+        async with (
+            Pool(workers, prepare, (opened.seal_keys(), *arguments)) as pool,
+            task_group() as group,
+        ):
+            nodes = NodeReader(pool, vault, session, group)
+            sender = Sender(
+                pool, vault, session, opened.generation, group=group, trust_parent=trust_parent
+            )
+            yield Line(pool, vault, session, nodes, sender, group)
+
+    return line
+
+
+@pytest.fixture
+def receiving(vault, opened, tmp_path):
+    """Workers that open and write below tmp_path / "out"."""
+    out = tmp_path / "out"
+    out.mkdir()
+
+    @asynccontextmanager
+    async def line(workers=0):
+        session = (await vault.open_session(opened.domain, None)).number
+        arguments = (opened.seal_keys(), os.fsencode(out), "none")
+        async with Pool(workers, write_tasks.WriteTools, arguments) as pool, task_group() as group:
+            nodes = NodeReader(pool, vault, session, group)
+            yield Line(pool, vault, session, nodes, None, group)
+
+    return line
+
+
+class Notes:
+    """Who hears how a run goes on, and remembers it."""
+
+    def __init__(self):
+        self.warnings, self.done = [], 0
+
+    def warn(self, path, code, message):
+        self.warnings.append((path, code))
+
+    def file_done(self, size):
+        self.done += size
+
+
+@pytest.fixture
+def notes():
+    return Notes()

@@ -1,0 +1,117 @@
+"""Receive streams: blocks are fetched in batches into a worker's slot, opened and used there."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from transfer.formats.entry import Content, Slice
+from transfer.formats.reference import Reference
+from transfer.formats.stream import Descriptor
+from transfer.pipeline.batching import task_group
+from transfer.pipeline.fetch import NodeReader
+from transfer.pipeline.tasks import BATCH, DATA, block_extent
+from transfer.pipeline.workers import Leased, Pool
+from transfer.pipeline.write_tasks import FrameAt, Piece
+
+Extents = list[tuple[int, int]]
+Use = Callable[[Leased, list[FrameAt], Extents], Awaitable[list[Reference]]]
+AT_ONCE = 8  # batches under way; each waits for a lane before it takes memory
+
+
+@dataclass
+class Received:
+    """Counters of one run, and what was damaged."""
+
+    bytes_received: int = 0
+    bytes_written: int = 0
+    blocks: int = 0
+    files: int = 0
+    damaged: list[str] = field(default_factory=list)
+
+
+async def fill(
+    nodes: NodeReader, worker: Leased, pieces: Sequence[Piece], received: Received
+) -> list[FrameAt]:
+    """Fetch the frames of *pieces* into the slot, back to back; length 0: the vault has none."""
+    if not pieces:
+        return []
+    raws = await nodes.fetch([piece.reference for piece in pieces])
+    frames, at = [], 0
+    for piece, raw in zip(pieces, raws, strict=True):
+        # A batch of whole frames fits; one that does not is none of ours.
+        if raw is None or at + len(raw) > len(worker.slot):
+            frames.append(FrameAt(0, piece))
+            continue
+        worker.slot[at : at + len(raw)] = raw
+        frames.append(FrameAt(len(raw), piece))
+        at += len(raw)
+    received.bytes_received += at
+    received.blocks += sum(frame.length > 0 for frame in frames)
+    return frames
+
+
+async def batches(
+    nodes: NodeReader, content: Content, unreadable: Extents
+) -> AsyncIterator[tuple[list[Piece], Extents]]:
+    """(pieces to fetch, extents of zeros) in order, each batch at most BATCH bytes of content.
+
+    Extents whose node cannot be read are put into *unreadable*, and left out.
+    """
+    if isinstance(content, Slice):
+        yield [Piece(content.block, 0, content.length, content.offset)], []
+    if not isinstance(content, Descriptor):
+        return
+    pieces: list[Piece] = []
+    zeros: Extents = []
+    size = 0
+    async for number, id in nodes.blocks(content, unreadable):
+        offset, length = block_extent(content, number)
+        if id is None:
+            if zeros and sum(zeros[-1]) == offset:
+                zeros[-1] = (zeros[-1][0], zeros[-1][1] + length)
+            else:
+                zeros.append((offset, length))
+            continue
+        if size + length > BATCH:
+            yield pieces, zeros
+            pieces, zeros, size = [], [], 0
+        pieces.append(Piece(Reference(DATA, id), offset, length))
+        size += length
+    if pieces or zeros:
+        yield pieces, zeros
+
+
+class StreamReceiver:
+    """Runs *use* for each batch of a stream, several at a time; returns what was damaged."""
+
+    def __init__(self, pool: Pool, nodes: NodeReader, received: Received) -> None:
+        self._pool, self._nodes, self._received = pool, nodes, received
+
+    async def run(self, content: Content, use: Use) -> list[str]:
+        unreadable: Extents = []
+        bad: list[Piece] = []
+        window = asyncio.Semaphore(AT_ONCE)
+
+        async def batch(pieces: list[Piece], zeros: Extents) -> None:
+            async def work(worker: Leased) -> list[Reference]:
+                frames = await fill(self._nodes, worker, pieces, self._received)
+                return await use(worker, frames, zeros)
+
+            try:
+                failed = await self._pool.run(work)
+            finally:
+                window.release()
+            lost = [piece for piece in pieces if piece.reference in failed]
+            bad.extend(lost)
+            whole = sum(piece.size for piece in pieces) - sum(piece.size for piece in lost)
+            self._received.bytes_written += whole
+
+        async with task_group() as group:
+            async for pieces, zeros in batches(self._nodes, content, unreadable):
+                await window.acquire()
+                group.create_task(batch(pieces, zeros))
+        if bad:
+            await self._nodes.report([piece.reference for piece in bad])
+        return [f"{piece.size} bytes at {piece.offset}: {piece.reference}" for piece in bad] + [
+            f"{size} bytes at {at}" for at, size in unreadable
+        ]
