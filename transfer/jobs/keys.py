@@ -1,14 +1,23 @@
-"""Key jobs: each adds a version of the keyring; none sends data again."""
+"""Key jobs: each adds a version of the keyring; none sends data again.
+
+What is to become the newest version is opened before it is stored, with the secret that will have
+to open it, and read back after. Two machines that change the same version: one is told by the
+vault that the other was faster, and has changed nothing.
+"""
 
 import asyncio
 from dataclasses import dataclass
 
+from transfer.errors import IntegrityError, Refused
 from transfer.jobs import keyring as keyrings
 from transfer.jobs.agent import Agent
+from transfer.jobs.keyring import OpenKeyring, Secret
 
 
 @dataclass
 class KeyStatus:
+    """What the newest version of the domain's keyring holds."""
+
     domain: str
     version: int
     generation: int
@@ -28,32 +37,48 @@ def key_status(agent: Agent) -> KeyStatus:
 
 
 async def change_passphrase(agent: Agent, new: str) -> KeyStatus:
+    """The new one opens the keyring instead of the old; recovery keys stay."""
     raw = await asyncio.to_thread(keyrings.with_passphrase, agent.opened, new)
-    return await _add(agent, raw, keyrings.Secret(lambda _: new))
+    return await _add(agent, raw, Secret(lambda _: new))
 
 
 async def new_recovery_key(agent: Agent) -> str:
+    """The recovery key as it is to be printed; it replaces those before."""
     raw, printed = await asyncio.to_thread(keyrings.with_recovery_key, agent.opened)
-    await _add(agent, raw, keyrings.Secret(lambda _: "", printed))
+    await _add(agent, raw, Secret(lambda _: "", printed))
     return printed
 
 
-async def rotate(agent: Agent, passphrase: str | None = None) -> KeyStatus:
-    """Soft without *passphrase*: a new epoch. Hard with one: also a new generation."""
-    raw = await asyncio.to_thread(keyrings.rotated, agent.opened, passphrase)
-    if passphrase is not None:
-        return await _add(agent, raw, keyrings.Secret(lambda _: passphrase))
-    opened = keyrings.open_with_key(raw, agent.opened.key)
+async def rotate(agent: Agent) -> KeyStatus:
+    """Begin an epoch: new frames get a new key. IDs stay, and nothing is sent again."""
+    raw = await asyncio.to_thread(keyrings.soft_rotated, agent.opened)
+    return await _store(agent, keyrings.open_with_key(raw, agent.opened.key), raw)
+
+
+async def rotate_hard(agent: Agent, passphrase: str) -> KeyStatus:
+    """Begin a generation, after a compromise: all is read and sent again, under a new passphrase.
+
+    Recovery keys open only what was made before.
+    """
+    raw = await asyncio.to_thread(keyrings.hard_rotated, agent.opened, passphrase)
+    return await _add(agent, raw, Secret(lambda _: passphrase))
+
+
+async def _add(agent: Agent, raw: bytes, secret: Secret) -> KeyStatus:
+    opened = await asyncio.to_thread(keyrings.open_keyring, raw, secret, agent.domain)
     return await _store(agent, opened, raw)
 
 
-async def _add(agent: Agent, raw: bytes, secret: keyrings.Secret) -> KeyStatus:
-    # Opened before it is stored: a keyring that nobody can open must never be the newest.
-    opened = await asyncio.to_thread(keyrings.open_keyring, raw, secret)
-    return await _store(agent, opened, raw)
-
-
-async def _store(agent: Agent, opened: keyrings.OpenKeyring, raw: bytes) -> KeyStatus:
-    await agent.vault.add_keyring(agent.domain, opened.keyring.version, raw)
+async def _store(agent: Agent, opened: OpenKeyring, raw: bytes) -> KeyStatus:
+    version, refused = opened.keyring.version, None
+    try:
+        await agent.vault.add_keyring(agent.domain, version, raw)
+    except Refused as error:  # also what a repeated request gets if its first try did arrive
+        refused = error
+    if await agent.vault.keyring(agent.domain, version) != raw:
+        raise refused or IntegrityError(
+            "the vault gives back another keyring than it was given",
+            "the change may be lost; run it again, and check the vault",
+        )
     agent.opened = opened
     return key_status(agent)
