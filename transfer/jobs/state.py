@@ -1,8 +1,11 @@
 """State directory: what a machine remembers. All of it can be lost; the passphrase cannot.
 
 machine.json            machine ID and name
+owner.json              whose sessions are this directory's own
 vaults/VAULT.json       domain, incarnation, and the newest point seen of each item
 locks/ITEM              one writer per item on this machine
+
+Directories are 0700 and files 0600; nobody else may own them.
 """
 
 import errno
@@ -10,35 +13,53 @@ import fcntl
 import os
 import secrets
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import stat as modes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from transfer.errors import FormatError, ItemBusy, NoSpace, UsageError
+from transfer.errors import FormatError, ItemBusy, NoSpace, TransientError, UsageError
+from transfer.formats import documents
+from transfer.formats.documents import Bytes16, Bytes32, Count, Number
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
+MAX_FILE = 16 * 2**20
+MAX_NAME = 64
+_NAMES = {"machine.json", "owner.json", "vaults", "locks"}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 class Machine(msgspec.Struct, frozen=True):
-    id: bytes
+    """*owner* tells a run's own dead session from that of somebody with a copy of this state."""
+
+    id: Bytes16
     name: str
+    owner: bytes = b""
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """Good only in the file of this *inode*: a copied state directory gets an owner of its own."""
+
+    owner: Bytes16
+    inode: int
 
 
 class Head(msgspec.Struct, frozen=True):
     """The newest point of an item that this machine saw committed."""
 
-    number: int
-    point: bytes
+    number: Number
+    point: Bytes32
 
 
-class Known(msgspec.Struct):
+class Known(msgspec.Struct, frozen=True):
     """What this machine knows of a vault; *heads* by item ID (hex)."""
 
-    domain: bytes
-    incarnation: int
+    domain: Bytes16
+    incarnation: Count
     heads: dict[str, Head] = {}
 
 
@@ -49,34 +70,88 @@ def default_state() -> Path:
         return Path("/var/lib/transfer")
     import platformdirs
 
-    return Path(platformdirs.user_state_dir("transfer"))
+    found = Path(platformdirs.user_state_dir("transfer"))
+    if not found.is_absolute():  # "~" of a user that the system does not know
+        raise UsageError(
+            "no state directory: this user has no home directory",
+            "name one with --state DIR or TRANSFER_STATE",
+        )
+    return found
 
 
 class StateDirectory:
+    """Raises UsageError for a directory that is not ours alone, NoSpace where a disk is full."""
+
     def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            for below in (path, path / "vaults", path / "locks"):
-                below.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
+        self.path = path.absolute()
+        with _state_errors(path):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._take()
+            for below in ("vaults", "locks"):
+                (self.path / below).mkdir(mode=0o700, exist_ok=True)
+
+    def _take(self) -> None:
+        found = self.path.stat()
+        if found.st_uid != os.geteuid():
             raise UsageError(
-                f"state directory {path}: {error.strerror}", "choose another with --state"
-            ) from error
+                f"state directory {self.path} belongs to user {found.st_uid}",
+                "run as that user, or choose another with --state",
+            )
+        if not found.st_mode & 0o077:
+            return
+        # Ours, or a new one that somebody made ready for us; never /tmp by a slip.
+        names = set(os.listdir(self.path))
+        if names and not names & _NAMES:
+            raise UsageError(
+                f"{self.path} holds other things, and is no state directory",
+                "name one that is empty or missing with --state",
+            )
+        self.path.chmod(0o700)
 
     def machine(self, name: str | None = None) -> Machine:
+        """This machine; the first call makes it, and calls it *name*."""
         path = self.path / "machine.json"
-        if path.exists():
-            return _read(path, Machine)
-        machine = Machine(secrets.token_bytes(16), name or socket.gethostname())
-        _write(path, machine)
-        return machine
+        with _state_errors(path):
+            found = _read(path, Machine)
+            if found is None:
+                new = checked_name(socket.gethostname()[:MAX_NAME] if name is None else name)
+                made = Machine(secrets.token_bytes(16), new)
+                # Of two first runs at the same time one is first, and both are that machine.
+                with suppress(FileExistsError):
+                    _write(path, lambda _: made, new=True)
+                found = _read(path, Machine) or made
+        return msgspec.structs.replace(found, owner=self._owner())
+
+    def rename(self, machine: Machine, name: str) -> Machine:
+        path = self.path / "machine.json"
+        renamed = Machine(machine.id, checked_name(name))
+        with _state_errors(path):
+            _write(path, lambda _: renamed)
+        return msgspec.structs.replace(renamed, owner=machine.owner)
+
+    def _owner(self) -> bytes:
+        path = self.path / "owner.json"
+        with _state_errors(path):
+            found = _read(path, Owner)
+            if found is None or found.inode != path.stat().st_ino:
+                new = secrets.token_bytes(16)
+                _write(path, lambda inode: Owner(new, inode))
+                return new
+        return found.owner
 
     def known(self, vault: bytes) -> Known | None:
         path = self._vault_path(vault)
-        return _read(path, Known) if path.exists() else None
+        with _state_errors(path):
+            return _read(path, Known)
 
-    def remember(self, vault: bytes, known: Known) -> None:
-        _write(self._vault_path(vault), known)
+    def update(self, vault: bytes, change: Callable[[Known | None], Known]) -> Known:
+        """Replace what is known by what *change* makes of it; runs do so one after the other."""
+        path = self._vault_path(vault)
+        with _state_errors(path), self._lock_file(vault.hex()) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            known = change(_read(path, Known))
+            _write(path, lambda _: known)
+        return known
 
     def _vault_path(self, vault: bytes) -> Path:
         return self.path / "vaults" / f"{vault.hex()}.json"
@@ -84,42 +159,110 @@ class StateDirectory:
     @contextmanager
     def lock(self, item: bytes, name: str) -> Iterator[None]:
         """Raises ItemBusy, which names the process that holds it."""
-        fd = os.open(self.path / "locks" / item.hex(), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
+        with self._lock_file(item.hex()) as lock:
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                holder = os.pread(fd, 64, 0).decode(errors="replace").strip()
-                raise ItemBusy(f"item {name} is being backed up by process {holder}") from error
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, str(os.getpid()).encode(), 0)
+                holder = os.pread(lock, 20, 0).decode(errors="replace")
+                raise ItemBusy(
+                    f"item {name} is being backed up by process {holder or 'unknown'}",
+                    "wait until that run has ended",
+                ) from error
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, str(os.getpid()).encode(), 0)
             yield
+
+    @contextmanager
+    def _lock_file(self, name: str) -> Iterator[int]:
+        path = self.path / "locks" / name
+        with _state_errors(path):
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            yield lock
         finally:
-            os.close(fd)
+            os.close(lock)
 
 
-def _read(path: Path, kind: type[T]) -> T:
+def checked_name(name: str) -> str:
+    """A machine's name; MACHINE/ITEM@POINT must be read in one way only. Raises UsageError."""
+    if not (1 <= len(name) <= MAX_NAME and name.isprintable()) or set(name) & set("/@"):
+        raise UsageError(
+            f"{name!r} is no machine name", f"1 to {MAX_NAME} printable characters without / and @"
+        )
+    return name
+
+
+@contextmanager
+def _state_errors(path: Path) -> Iterator[None]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except msgspec.MsgspecError as error:
-        raise FormatError(f"{path} is damaged: {error}", "move it away; it is made anew") from error
+        yield
+    except OSError as error:
+        message = f"state directory: {path}: {error.strerror}"
+        if error.errno in _FULL:
+            raise NoSpace(message, "make room, or choose another with --state") from error
+        if error.errno == errno.EIO:
+            raise TransientError(message, "look at the disk, or choose another") from error
+        raise UsageError(message, "choose another with --state") from error
 
 
-def _write(path: Path, value: msgspec.Struct) -> None:
-    """Whole or not at all, also after a power cut."""
+def _read(path: Path, kind: type[T]) -> T | None:
+    """None when there is none. Raises FormatError for a damaged one."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        found = os.fstat(fd)
+        if not modes.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+            raise UsageError(
+                f"{path} is not a file of this user",
+                "somebody else put it there; choose another with --state",
+            )
+        if found.st_mode & 0o077:
+            os.fchmod(fd, 0o600)
+        raw = file.read(MAX_FILE)
+    try:
+        return documents.decode(raw, kind, str(path))
+    except FormatError as error:
+        raise FormatError(f"{path} is damaged: {error.__cause__}", _hint(kind)) from error
+
+
+def _hint(kind: type[msgspec.Struct]) -> str:
+    if kind is Machine:
+        return (
+            "bring it back from a copy; without one move it away: then this is another machine, "
+            "which reads the old one's items as MACHINE/ITEM and begins its own"
+        )
+    return "move it away; it is made anew"
+
+
+def _write(path: Path, make: Callable[[int], msgspec.Struct], new: bool = False) -> None:
+    """Whole or not at all, also after a power cut; *make* is given the file's inode.
+
+    With *new* what is there stays: FileExistsError.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:
-            file.write(msgspec.json.encode(value))
+            file.write(msgspec.json.encode(make(os.fstat(fd).st_ino)))
             file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        os.fsync(directory)
-        os.close(directory)
-    except OSError as error:
+            os.fsync(fd)
+        _publish(temporary, path, new)
+    finally:
         temporary.unlink(missing_ok=True)
-        if error.errno == errno.ENOSPC:
-            raise NoSpace(f"no space for {path}") from error
-        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _publish(temporary: Path, path: Path, new: bool) -> None:
+    if new:
+        try:
+            return os.link(temporary, path)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+    temporary.rename(path)
