@@ -1,16 +1,25 @@
-"""List the entries of ITEM[@POINT], or those below PATH."""
+"""List the entries of ITEM[@POINT], or those of the directory PATH in it.
+
+A PATH that is no directory is listed by itself. Control and undecodable bytes of names are shown as
+\\xNN; --json has the exact name as path_b64 where the text is not all of it.
+
+Examples:
+  transfer ls home --vault /mnt/vault
+  transfer ls home@3f5a home/alice --vault /mnt/vault
+
+Exit status: 0 done, 64 no such item, point or path, 65 something in it is damaged.
+"""
 
 import argparse
-import dataclasses
 import stat
-from typing import Any
 
 from transfer.cli import options, output
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("item", metavar="ITEM[@POINT]")
-    parser.add_argument("path", metavar="PATH", nargs="?", default="")
+    add = parser.add_argument
+    add("item", metavar="ITEM[@POINT]", help="POINT is an ID, its start, or latest (default)")
+    add("path", metavar="PATH", nargs="?", default="", help="from the root of the point")
     options.add_agent(parser)
 
 
@@ -22,11 +31,10 @@ def run(args: argparse.Namespace) -> output.Outcome:
     lines = [
         f"{each.type:<9} {stat.filemode(each.mode)[1:]} {each.size:>14}  "
         f"{output.printable(each.path)}"
-        for each in found
+        for each in found.entries
     ]
-    return output.Outcome({"entries": [_row(dataclasses.asdict(each)) for each in found]}, lines)
-
-
-def _row(entry: dict[str, Any]) -> dict[str, Any]:
-    """The raw path only where text cannot say it."""
-    return {key: value for key, value in entry.items() if value is not None}
+    outcome = output.of_result(found, lines)
+    for entry in outcome.result["entries"]:
+        if entry["path_b64"] is None:
+            del entry["path_b64"]
+    return outcome

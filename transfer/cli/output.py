@@ -1,4 +1,4 @@
-"""What a command says: results on stdout, progress and errors on stderr, or one JSON object."""
+"""What commands print: results on stdout, warnings on stderr, one object with --json."""
 
 import dataclasses
 import json
@@ -7,10 +7,10 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-from transfer.errors import DamagedData, TransferError
+from transfer.errors import DamagedData
 
 WARNINGS = 3
-INTERRUPTED = 130
+CLOSED_PIPE = 141  # as a shell says it of a program that SIGPIPE ended
 
 
 @dataclass
@@ -24,12 +24,16 @@ class Outcome:
 
 def printable(name: str | bytes) -> str:
     """*name* with control and undecodable bytes as \\xNN: nothing a terminal would obey."""
-    raw = os.fsencode(name) if isinstance(name, str) else name
-    text = raw.decode(errors="surrogateescape")
-    return "".join(
-        c if c.isprintable() else "".join(f"\\x{b:02x}" for b in c.encode(errors="surrogateescape"))
-        for c in text
-    )
+    text = name if isinstance(name, str) else name.decode(errors="surrogateescape")
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    try:
+        raw = character.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # half of a pair, which stands for no byte
+        raw = character.encode(errors="surrogatepass")
+    return "".join(f"\\x{byte:02x}" for byte in raw)
 
 
 def of_result(result: Any, lines: list[str]) -> Outcome:
@@ -39,41 +43,48 @@ def of_result(result: Any, lines: list[str]) -> Outcome:
         code = DamagedData.exit_code
     else:
         code = WARNINGS if found.get("warnings_total") else 0
-    damage = [f"damaged: {printable(each)}" for each in found.get("damaged", [])]
-    return Outcome(found, lines + damage, code)
+    return Outcome(found, lines, code)
 
 
 def show(outcome: Outcome, as_json: bool, quiet: bool) -> int:
+    try:
+        _print(outcome, as_json, quiet)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return CLOSED_PIPE
+    return outcome.exit_code
+
+
+def _print(outcome: Outcome, as_json: bool, quiet: bool) -> None:
     if as_json:
         print(json.dumps({"exit": outcome.exit_code, **outcome.result}))
     elif not quiet:
         for line in outcome.lines:
             print(line)
-    warnings = outcome.result.get("warnings", []) if not as_json else []
-    for warning in warnings:
-        path, message = printable(warning["path"]), warning["message"]
-        print(f"transfer: {path}: {message} [{warning['code']}]", file=sys.stderr)
-    sys.stdout.flush()
-    return outcome.exit_code
+    if not as_json:
+        _warn(outcome.result)
 
 
-def show_error(error: TransferError, as_json: bool) -> int:
-    message, hint = printable(error.message), error.hint
-    if as_json:
-        described = {"code": error.code, "message": message, "hint": hint}
-        print(json.dumps({"exit": error.exit_code, "error": described}))
-    print(f"transfer: {message}", file=sys.stderr)
-    if hint:
-        print(f"  {hint}", file=sys.stderr)
-    return error.exit_code
+def settle_stdout() -> None:
+    """What cannot be printed must not fail once more when the program ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
-def show_interrupted(as_json: bool) -> int:
-    if as_json:
-        described = {"code": "interrupted", "message": "interrupted", "hint": ""}
-        print(json.dumps({"exit": INTERRUPTED, "error": described}))
-    print("transfer: interrupted; what was sent stays in the vault", file=sys.stderr)
-    return INTERRUPTED
+def _warn(result: dict[str, Any]) -> None:
+    for damaged in result.get("damaged", []):
+        print(f"transfer: damaged: {printable(damaged)}", file=sys.stderr)
+    warnings = result.get("warnings", [])
+    for each in warnings:
+        path, message = printable(each["path"]), printable(each["message"])
+        print(f"transfer: {path}: {message} [{each['code']}]", file=sys.stderr)
+    more = result.get("warnings_total", 0) - len(warnings)
+    if more > 0:
+        print(f"transfer: and {more} more warnings", file=sys.stderr)
 
 
 def size(count: int) -> str:

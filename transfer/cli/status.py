@@ -1,9 +1,16 @@
-"""This machine, its vault and keyring, and the last point of each item."""
+"""This machine, its vault and keyring, and the last point of each item.
+
+Examples:
+  transfer status --vault /mnt/vault
+
+Exit status: 0 done, 64 no vault or no keyring in it, 65 a point is damaged, 77 wrong passphrase.
+"""
 
 import argparse
 from typing import Any
 
 from transfer.cli import options, output
+from transfer.errors import DamagedData
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +22,8 @@ def run(args: argparse.Namespace) -> output.Outcome:
     from transfer.jobs.points import list_points
 
     async def work(agent: Agent) -> dict[str, Any]:
-        newest = {(each.machine, each.item): each for each in await list_points(agent)}
+        listed = await list_points(agent)
+        newest = {(each.machine, each.item): each for each in listed.points}
         return {
             "machine": agent.machine.name,
             "machine_id": agent.machine.id.hex(),
@@ -26,6 +34,7 @@ def run(args: argparse.Namespace) -> output.Outcome:
                 {"item": each.item, "machine": each.machine, "point": each.point, "time": each.time}
                 for each in newest.values()
             ],
+            "damaged": listed.damaged,
         }
 
     found = options.run_agent(args, work)
@@ -37,4 +46,4 @@ def run(args: argparse.Namespace) -> output.Outcome:
     for each in found["items"]:
         name = output.printable(f"{each['machine']}/{each['item']}")
         lines.append(f"item     {name}  {each['time']}  {each['point'][:16]}")
-    return output.Outcome(found, lines)
+    return output.Outcome(found, lines, DamagedData.exit_code if found["damaged"] else 0)

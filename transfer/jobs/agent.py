@@ -2,23 +2,23 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import msgspec
+from typing import NamedTuple
 
 from transfer.crypto import keys, signing
 from transfer.errors import (
     Ambiguous,
     IntegrityError,
+    NewerFormat,
     NotFound,
-    PointMissing,
     TransferError,
     VaultRolledBack,
     WrongPassphrase,
 )
+from transfer.formats import documents
 from transfer.formats import point as point_codec
 from transfer.formats.point import Point, PointDetails
 from transfer.jobs import keyring as keyrings
@@ -29,7 +29,7 @@ from transfer.pipeline.workers import Pool
 from transfer.vault.base import StoredPoint, Vault
 from transfer.vault.open import open_vault
 
-__all__ = ["Agent", "ListedPoint", "Secret", "default_state", "open_agent"]
+__all__ = ["Agent", "ListedPoint", "Listing", "Secret", "default_state", "open_agent"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,22 @@ class ListedPoint:
         return self.point.point_id
 
 
+class BadPoint(NamedTuple):
+    """A point that is not what it claims to be; all but *error* is only its claim."""
+
+    id: bytes
+    item: bytes
+    number: int
+    error: TransferError
+
+
+class Listing(NamedTuple):
+    """All points of a domain, in order of arrival."""
+
+    points: list[ListedPoint]
+    bad: list[BadPoint]
+
+
 @dataclass
 class Agent:
     state: StateDirectory
@@ -52,6 +68,7 @@ class Agent:
     vault: Vault
     vault_path: Path
     vault_id: bytes
+    incarnation: int
     opened: OpenKeyring
     known: Known
 
@@ -66,53 +83,114 @@ class Agent:
         count = len(os.sched_getaffinity(0)) if workers is None else workers
         return Pool(count, prepare, (self.opened.seal_keys(), *arguments))  # type: ignore[arg-type]
 
-    async def list_points(self) -> list[ListedPoint]:
-        """All points of the domain whose signature holds, in order of arrival."""
+    async def list_points(self) -> Listing:
         stored = await self.vault.points(self.domain)
         return await asyncio.to_thread(self._open_points, stored)
 
-    def _open_points(self, stored: list[StoredPoint]) -> list[ListedPoint]:
+    def _open_points(self, stored: list[StoredPoint]) -> Listing:
         opener = Opener(self.opened.seal_keys())
-        listed = []
+        listing = Listing([], [])
         for each in stored:
-            point = point_codec.decode(each.record)
-            public = self.opened.keyring.public_key
-            if not signing.verify(public, point.signature, point.signed_part):
-                raise IntegrityError(f"point {point.point_id.hex()[:16]}: wrong signature")
-            plain = opener.open(point.sealed)[2]
-            listed.append(ListedPoint(point, msgspec.json.decode(plain, type=PointDetails), each))
-        return listed
+            try:
+                point = point_codec.decode(each.record)
+            except (IntegrityError, NewerFormat) as error:
+                listing.bad.append(BadPoint(b"", b"", 0, error))
+                continue
+            try:
+                listing.points.append(ListedPoint(point, self._details(opener, point), each))
+            except IntegrityError as error:
+                listing.bad.append(BadPoint(point.point_id, point.item, point.number, error))
+        return listing
+
+    def _details(self, opener: Opener, point: Point) -> PointDetails:
+        name = f"point {point.point_id.hex()[:16]}"
+        public = self.opened.keyring.public_key
+        if point.domain != self.domain:
+            raise IntegrityError(f"{name} is of another domain")
+        if not signing.verify(public, point.signature, point.signed_part):
+            raise IntegrityError(f"{name}: its signature does not hold")
+        return documents.decode(opener.open(point.sealed)[2], PointDetails, name)
 
     async def find(self, text: str) -> ListedPoint:
-        """The point that [MACHINE/]ITEM[@POINT] names. Raises NotFound, Ambiguous."""
+        """The point that [MACHINE/]ITEM[@POINT] names.
+
+        Raises NotFound, Ambiguous, VaultRolledBack; IntegrityError if the point is damaged.
+        """
         name, _, wanted = text.partition("@")
-        points = of_item(await self.list_points(), self.machine, name)
+        listing = await self.list_points()
+        points = self.of_item(listing, name)
         if not wanted or wanted == "latest":
-            latest = max(points, key=lambda each: each.point.order)
-            self._check_head(latest, points)
-            return latest
-        found = [each for each in points if each.id.hex().startswith(wanted.lower())]
-        if len(found) > 1:
+            return self._latest(listing, points, name)
+        starts = wanted.lower()
+        found = [each for each in points if each.id.hex().startswith(starts)]
+        bad = [each for each in listing.bad if each.id.hex().startswith(starts)]
+        if len(found) + len(bad) > 1:
             raise Ambiguous(f"{wanted} is the start of {len(found)} points", "give more of it")
+        if bad:
+            raise bad[0].error
         if not found:
             raise NotFound(f"{name} has no point {wanted}", f"`transfer points {name}` lists them")
         return found[0]
 
-    def _check_head(self, latest: ListedPoint, points: list[ListedPoint]) -> None:
-        head = self.known.heads.get(latest.point.item.hex())
-        if head is not None and latest.point.number < head.number:
+    def _latest(self, listing: Listing, points: list[ListedPoint], name: str) -> ListedPoint:
+        latest = max(points, key=lambda each: each.point.order)
+        item, number = latest.point.item, latest.point.number
+        for bad in listing.bad:
+            if bad.item == item and bad.number >= number:
+                raise IntegrityError(
+                    f"{bad.error}; it may be the latest of {name}",
+                    f"name a point to restore it all the same: `transfer points {name}` lists them",
+                )
+        if why := self.rolled_back(item, number):
             raise VaultRolledBack(
-                f"point {head.number} of {latest.details.item} was committed, and the vault's "
-                f"newest is {latest.point.number}",
+                f"the latest point of {name}: {why}",
                 "name a point to restore it all the same; ask who restored the vault",
             )
+        return latest
+
+    def of_item(self, listing: Listing, name: str) -> list[ListedPoint]:
+        """The points of [MACHINE/]ITEM; at least one. Raises NotFound, Ambiguous, and
+        VaultRolledBack if this machine saw some of its own committed, and none is left.
+        """
+        try:
+            return of_item(listing.points, self.machine, name)
+        except NotFound:
+            own = self.item_id(name)
+            if own.hex() in self.known.heads and (why := self.rolled_back(own, 0)):
+                raise VaultRolledBack(
+                    f"no point of {name} is left: {why}", "ask who restored the vault"
+                ) from None
+            raise
+
+    def rolled_back(self, item: bytes, newest: int) -> str | None:
+        """Why the vault seems to be an older copy of itself, when the highest number of a point
+        of *item* is *newest* (0: there is none); None if nothing says so.
+        """
+        head = self.known.heads.get(item.hex())
+        if head is not None and newest < head.number:
+            there = f"the vault's newest is {newest}" if newest else "the vault has none"
+            return f"point {head.number} was committed, and {there}"
+        if self.incarnation < self.known.incarnation:
+            return (
+                f"the vault was in incarnation {self.known.incarnation} before, "
+                f"and is in {self.incarnation} now"
+            )
+        return None
 
     def remember_head(self, item: bytes, number: int, point: bytes) -> None:
-        self.known.heads[item.hex()] = Head(number, point)
-        self.state.remember(self.vault_id, self.known)
+        """Note that *point* is committed. Whatever the vault was before, that is from now on
+        the newest of *item*.
+        """
+        head = {item.hex(): Head(number, point)}
+
+        def change(known: Known | None) -> Known:
+            heads = known.heads if known is not None and known.domain == self.domain else {}
+            return Known(self.domain, self.incarnation, heads | head)
+
+        self.known = self.state.update(self.vault_id, change)
 
 
-def of_item(points: list[ListedPoint], machine: Machine, name: str) -> list[ListedPoint]:
+def of_item(points: Sequence[ListedPoint], machine: Machine, name: str) -> list[ListedPoint]:
     """The points of [MACHINE/]ITEM; this machine's own item goes before others of that name."""
     owner, _, item = name.rpartition("/")
     found = [each for each in points if each.details.item == item]
@@ -127,19 +205,22 @@ def of_item(points: list[ListedPoint], machine: Machine, name: str) -> list[List
         raise NotFound(f"there is no item {name} in this vault", "`transfer points` lists them")
     if len(machines) > 1:
         names = sorted({f"{each.details.machine}/{item}" for each in found})
+        if len(names) < len(machines):  # machines of one name: only their IDs tell them apart
+            names = sorted(f"{each.hex()}/{item}" for each in machines)
         raise Ambiguous(f"{name} is an item of several machines", "one of " + ", ".join(names))
     return found
 
 
 @asynccontextmanager
 async def open_agent(
-    state: Path, vault: Path, secret: Secret, *, create: bool = False, writer: bool = False,
-    name: str | None = None, new_domain: bool = False,
+    state: Path, vault: Path, secret: Secret, *, create: bool = False, name: str | None = None,
+    new_domain: bool = False,
 ) -> AsyncIterator[Agent]:  # fmt: skip
     """Open the directory vault and the keyring of this machine's domain.
 
     With *create*, a missing vault and the keyring of a vault that has none are made; *new_domain*
-    makes one beside those of others. A keyring that does not open is never replaced.
+    makes one beside those of others. A keyring that does not open is never replaced. *name* is
+    what the machine is called from now on.
     """
     directory = StateDirectory(state)
     machine = directory.machine(name)
@@ -148,37 +229,71 @@ async def open_agent(
         info = await near.info()
         known = directory.known(info.vault)
         opened = await _open_domain(near, known, secret, create, new_domain)
-        if known is None or known.domain != opened.domain:
-            known = Known(opened.domain, info.incarnation)
-            directory.remember(info.vault, known)
-        yield Agent(directory, machine, near, vault, info.vault, opened, known)
+        if known is None or known.domain != opened.domain or known.incarnation < info.incarnation:
+            known = directory.update(
+                info.vault, lambda now: _known(now, opened.domain, info.incarnation)
+            )
+        if name is not None and name != machine.name:
+            machine = directory.rename(machine, name)
+        yield Agent(
+            directory, machine, near, vault, info.vault, info.incarnation, opened, known
+        )  # fmt: skip
     finally:
         await near.close()
+
+
+def _known(now: Known | None, domain: bytes, incarnation: int) -> Known:
+    if now is None or now.domain != domain:
+        return Known(domain, incarnation)
+    return Known(domain, max(now.incarnation, incarnation), now.heads)
 
 
 async def _open_domain(
     vault: Vault, known: Known | None, secret: Secret, create: bool, new_domain: bool
 ) -> OpenKeyring:
     domains = [known.domain] if known is not None else await vault.domains()
-    if not new_domain or known is not None:
-        failure: TransferError | None = None
-        for domain in domains:
-            raw = await vault.keyring(domain)
-            if raw is None:
-                raise PointMissing(
-                    f"the vault has no keyring of domain {domain.hex()[:8]} any more",
-                    "restore it from another copy of the vault; it is never made anew",
-                )
-            try:
-                return await asyncio.to_thread(keyrings.open_keyring, raw, secret)
-            except WrongPassphrase as error:
-                failure = error
-        if failure is not None:
-            raise failure
+    if domains and (known is not None or not new_domain):
+        return await _open_one_of(vault, domains, secret)
     if not create:
         raise NotFound("the vault has no keyring", "a first `transfer backup` makes one")
-    raw = await asyncio.to_thread(keyrings.create, secret.passphrase(True))
-    made = await asyncio.to_thread(keyrings.open_keyring, raw, secret)
+    return await _new_domain(vault, secret)
+
+
+async def _open_one_of(vault: Vault, domains: list[bytes], secret: Secret) -> OpenKeyring:
+    """The keyring that *secret* opens; a damaged one of another domain is not in the way."""
+    # Asked here, in the main thread: only there a Ctrl-C at the prompt can be heard.
+    given = "" if secret.recovery_key is not None else secret.passphrase(False)
+    secret = Secret(lambda _: given, secret.recovery_key)
+    failures: list[TransferError] = []
+    for domain in domains:
+        try:
+            return await _open_keyring(vault, domain, secret)
+        except (IntegrityError, NewerFormat, WrongPassphrase) as error:
+            failures.append(error)
+    # Where one is damaged nobody can say that the passphrase is wrong.
+    raise min(failures, key=lambda error: isinstance(error, WrongPassphrase))
+
+
+async def _open_keyring(vault: Vault, domain: bytes, secret: Secret) -> OpenKeyring:
+    raw = await vault.keyring(domain)
+    if raw is None:
+        raise VaultRolledBack(
+            f"the vault has no keyring of domain {domain.hex()[:8]} any more",
+            "bring it back from another copy of the vault; it is never made anew",
+        )
+    opened = await asyncio.to_thread(keyrings.open_keyring, raw, secret)
+    if opened.domain != domain:
+        raise IntegrityError(
+            f"the keyring of domain {domain.hex()[:8]} is that of {opened.domain.hex()[:8]}",
+            "bring the right one back from another copy of the vault",
+        )
+    return opened
+
+
+async def _new_domain(vault: Vault, secret: Secret) -> OpenKeyring:
+    given = secret.passphrase(True)
+    raw = await asyncio.to_thread(keyrings.create, given)
+    made = await asyncio.to_thread(keyrings.open_keyring, raw, Secret(lambda _: given))
     await vault.add_keyring(made.domain, 1, raw)
     back = await vault.keyring(made.domain)
     if back != raw:  # before the first frame: what is sealed now opens with what is stored
