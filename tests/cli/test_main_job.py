@@ -162,14 +162,15 @@ def test_keys_are_changed_without_sending_data_again(shell, tree, tmp_path):
     assert (code, again["blocks_new"]) == (0, 0)
     recovery = ("--recovery-key-file", tmp_path / "recovery")
     assert shell("restore", "home", "--to", tmp_path / "out", *recovery, passphrase="new")[0] == 0
+    (tmp_path / "newest").write_text("a third sentence, for nobody who knew the second")
     hard = shell(
-        "key", "rotate", "--hard", "--new-passphrase-file", tmp_path / "new", passphrase="new"
+        "key", "rotate", "--hard", "--new-passphrase-file", tmp_path / "newest", passphrase="new"
     )
     assert hard[1]["generation"] == 2
-    code, resent = shell("backup", "home", tree, passphrase="new")
+    code, resent = shell("backup", "home", tree, passphrase="newest")
     assert (code, resent["blocks_new"]) == (0, again["blocks_new"] + 7)
     assert shell("restore", f"home@{again['point'][:12]}", "--to", tmp_path / "old",
-                 passphrase="new")[0] == 0  # fmt: skip
+                 passphrase="newest")[0] == 0  # fmt: skip
 
 
 def test_help_is_quick_and_completion_is_there():

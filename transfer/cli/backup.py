@@ -1,31 +1,45 @@
 """Make a recovery point of ITEM from PATH: directories, or a file or block device as an image.
 
-A second run reads only files that changed, and sends only blocks that the vault lacks. Exit status:
-0 done, 3 done with warnings (each skipped file is named), 64 usage, 75 try again later.
+A second run reads only files that changed, and sends only blocks that the vault lacks. A run that
+is stopped leaves no point; what it sent stays, and the next run goes on from there.
+
+Examples:
+  transfer backup home /home --vault /mnt/vault --exclude-caches --exclude '*.tmp'
+  transfer backup vm /dev/vg0/vm --vault /mnt/vault
+
+Exit status: 0 done, 3 done with warnings (each skipped file is named), 64 usage or PATH missing,
+65 damaged data, 75 vault or item in use, or a disk full: try again later, 77 wrong passphrase.
 """
 
 import argparse
 from pathlib import Path
 
-from transfer.cli import options, output
+from transfer.cli import options, output, values
 from transfer.cli.output import size
 from transfer.errors import UsageError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("item", metavar="ITEM", help="its name: 1 to 64 of A-Z a-z 0-9 . _ -")
-    parser.add_argument("paths", metavar="PATH", nargs="+", type=Path)
-    parser.add_argument("--exclude", action="append", default=[], metavar="GLOB",
-                        help="as in .gitignore, without negation; may be repeated")  # fmt: skip
-    parser.add_argument("--exclude-from", type=Path, metavar="FILE", help="GLOBs, one per line")
-    parser.add_argument("--exclude-caches", action="store_true",
-                        help="of directories with a CACHEDIR.TAG keep the tag only")  # fmt: skip
-    parser.add_argument("--one-file-system", action="store_true")
-    parser.add_argument("--block-size", type=options.block_size, default=2**20, metavar="N")
-    parser.add_argument("--compression", choices=("auto", "fast", "better", "off"), default="auto")
-    parser.add_argument("--full", action="store_true", help="read everything")
-    parser.add_argument("--dry-run", action="store_true", help="make no recovery point")
-    options.add_workers(parser)
+    add = parser.add_argument
+    add("item", metavar="ITEM", help="its name: 1 to 64 of A-Z a-z 0-9 . _ -")
+    add("paths", metavar="PATH", nargs="+", type=Path,
+        help="directories, or one file or device; symlinks among them are followed")  # fmt: skip
+    add("--exclude", action="append", default=[], metavar="GLOB",
+        help="as in .gitignore, without negation; may be repeated")  # fmt: skip
+    add("--exclude-from", type=Path, metavar="FILE", help="GLOBs, one per line")
+    add("--exclude-caches", action="store_true",
+        help="of directories with a CACHEDIR.TAG keep the tag only")  # fmt: skip
+    add("--one-file-system", action="store_true",
+        help="leave out what is mounted below PATH")  # fmt: skip
+    add("--block-size", type=values.block_size, default=2**20, metavar="N",
+        help="a power of two from 64K to 4M (default: 1M)")  # fmt: skip
+    add("--compression", choices=("auto", "fast", "better", "off"), default="auto",
+        help="auto leaves out what does not get smaller (default)")  # fmt: skip
+    add("--full", action="store_true", help="read everything, whatever seems unchanged")
+    add("--dry-run", action="store_true", help="make no recovery point")
+    add("--give-up-after", type=values.duration, metavar="TIME",
+        help="wait so long (90s, 30m, 1h) for a vault that is in use or away")  # fmt: skip
+    options.add_transfer(parser)
     options.add_agent(parser)
 
 
@@ -41,7 +55,7 @@ def run(args: argparse.Namespace) -> output.Outcome:
     job.check(chosen)
 
     async def work(agent: Agent) -> job.BackupResult:
-        async with shown(args) as progress:
+        with shown(args) as progress:
             return await job.backup(agent, chosen, progress)
 
     result = options.run_agent(args, work, create=True)
@@ -60,5 +74,7 @@ def _globs(args: argparse.Namespace) -> list[bytes]:
         try:
             globs += args.exclude_from.read_bytes().splitlines()
         except OSError as error:
-            raise UsageError(f"{args.exclude_from}: {error.strerror}") from error
+            raise UsageError(
+                f"{args.exclude_from}: {error.strerror}", "name a file with one GLOB a line"
+            ) from error
     return globs

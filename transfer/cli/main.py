@@ -3,11 +3,12 @@
 import argparse
 import importlib
 import sys
-from typing import NoReturn, Protocol
+from collections.abc import Sequence
+from typing import Any, NoReturn, Protocol
 
 from transfer import __version__
-from transfer.cli import output
-from transfer.errors import TransferError, UsageError
+from transfer.cli import failures, options, output
+from transfer.errors import UsageError
 
 
 class Command(Protocol):
@@ -31,21 +32,44 @@ COMMANDS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Usage errors end with 64, as all that a person must change does."""
+    """Usage errors are errors like all others: 64, and an object with --json."""
+
+    _inside = False
+
+    def __init__(self, **settings: Any) -> None:
+        # A shortened option would mean another one as soon as a longer name is added.
+        super().__init__(
+            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings
+        )
 
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(UsageError.exit_code, f"{self.prog}: {message}\n")
+        raise UsageError(message, f"`{self.prog} --help` shows how")
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Options may stand between a command's arguments: `restore ITEM --to DIR PATH...`."""
+        if self._inside or self._subparsers is not None:
+            return super().parse_known_args(args, namespace)
+        self._inside = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._inside = False
 
 
 def make_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     """The parser; only the *chosen* command's module is imported, or all of them for None."""
-    parser = Parser(prog="transfer", description="Backups that only their owner can read.")
+    parser = Parser(
+        prog="transfer", description="Backups that only their owner can read.",
+        epilog="`transfer COMMAND --help` says more, with examples.",
+    )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"transfer {__version__}")
     parser.add_argument(
         "--print-completion", choices=("bash", "zsh", "tcsh"), metavar="SHELL",
         help="print a completion script for bash, zsh or tcsh",
     )  # fmt: skip
+    options.add_common(parser, default=False)
     subparsers = parser.add_subparsers(metavar="COMMAND", dest="command")
     for name, summary in COMMANDS.items():
         command = load(name) if chosen in (None, name) else None
@@ -63,31 +87,34 @@ def load(name: str) -> Command:
 
 def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
+    # Names of files need not be text of the terminal's encoding.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    options_given = words[: words.index("--")] if "--" in words else words
+    as_json, verbose = ("--json" in options_given), ("--verbose" in options_given)
+    try:
+        return _run(words)
+    except (Exception, KeyboardInterrupt) as error:
+        return failures.show(error, as_json, verbose)
+    finally:
+        output.settle_stdout()
+
+
+def _run(words: list[str]) -> int:
     # The first word that is a command: only its module is imported.
     chosen = next((word for word in words if word in COMMANDS), "")
     wants_completion = any(word.startswith("--print-completion") for word in words)
     parser = make_parser(None if wants_completion else chosen)
     args = parser.parse_args(words)
     if args.print_completion:
-        import shtab
+        from transfer.cli.completion import script
 
-        print(shtab.complete(parser, shell=args.print_completion))
+        print(script(parser, args.print_completion))
         return 0
     if args.command is None:
-        parser.error("which COMMAND? `transfer --help` lists them")
-    return _run(args)
-
-
-def _run(args: argparse.Namespace) -> int:
-    try:
-        outcome = load(args.command).run(args)
-    except TransferError as error:  # anything else is a bug: let its traceback show
-        return output.show_error(error, args.json)
-    except KeyboardInterrupt:
-        return output.show_interrupted(args.json)
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 141
+        raise UsageError("which COMMAND?", "`transfer --help` lists them")
+    outcome = load(args.command).run(args)
     return output.show(outcome, args.json, args.quiet)
 
 

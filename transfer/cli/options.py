@@ -1,15 +1,12 @@
 """Options that commands share, and how an agent command runs."""
 
 import argparse
-import asyncio
 import os
-import signal
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from transfer.cli.passphrase import passphrase_from, recovery_key_from
+from transfer.cli import values
 from transfer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,43 +15,38 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
-    parser.add_argument("--quiet", action="store_true", help="print errors and warnings only")
-    parser.add_argument("--verbose", action="store_true", help="say more on stderr")
+def add_common(parser: argparse.ArgumentParser, default: Any = argparse.SUPPRESS) -> None:
+    """They may stand before the command as well, which is where *default* is set."""
+    add = parser.add_argument
+    add("--json", action="store_true", default=default, help="print one JSON object at the end")
+    add("--quiet", action="store_true", default=default, help="print errors and warnings only")
+    add("--verbose", action="store_true", default=default,
+        help="say on stderr what is done, and why something failed")  # fmt: skip
 
 
 def add_agent(parser: argparse.ArgumentParser) -> None:
     add_common(parser)
-    parser.add_argument("--vault", type=Path, metavar="DIR", help="a vault in a directory")
-    parser.add_argument("--state", type=Path, metavar="DIR", help="state directory")
-    parser.add_argument("--passphrase-file", type=Path, metavar="FILE")
-    parser.add_argument("--recovery-key-file", type=Path, metavar="FILE")
+    add = parser.add_argument
+    add("--vault", type=Path, metavar="DIR", help="a vault in a directory, opened in this process")
+    add("--state", type=Path, metavar="DIR",
+        help="what this machine remembers (default: TRANSFER_STATE, /var/lib/transfer for root, "
+        "else the user's state directory)")  # fmt: skip
+    add("--passphrase-file", type=Path, metavar="FILE",
+        help="default: TRANSFER_PASSPHRASE_FILE, else ask on the terminal")  # fmt: skip
+    add("--recovery-key-file", type=Path, metavar="FILE",
+        help="open the keyring with a printed recovery key")  # fmt: skip
 
 
-def add_workers(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--workers",
-        type=_count,
-        metavar="N",
-        help="worker processes; 0 uses threads (default: cores)",
-    )
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if not 0 <= value <= 64:
-        raise argparse.ArgumentTypeError("0 to 64")
-    return value
-
-
-def block_size(text: str) -> int:
-    """A number of bytes, with K or M (powers of 1024)."""
-    factor = {"K": 2**10, "M": 2**20}.get(text[-1:].upper(), 1)
-    digits = text[:-1] if factor > 1 else text
-    if not digits.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; try 1M")
-    return int(digits) * factor
+def add_transfer(parser: argparse.ArgumentParser) -> None:
+    """Options of all that moves data. The limits are for transfers over a network."""
+    add = parser.add_argument
+    add("--workers", type=values.workers, metavar="N",
+        help="worker processes; 0 uses threads (default: one for each core)")  # fmt: skip
+    add("--up", type=values.rate, metavar="RATE", help="limit what is sent to a vault over the "
+        "network: K M G are bytes a second, kbit Mbit Gbit bits a second, or off")  # fmt: skip
+    add("--down", type=values.rate, metavar="RATE", help="limit what comes from it, likewise")
+    add("--connections", type=values.connections, metavar="N",
+        help="connections to a vault over the network, or auto (default)")  # fmt: skip
 
 
 def run_agent(
@@ -62,55 +54,23 @@ def run_agent(
     name: str | None = None, new_domain: bool = False,
 ) -> T:  # fmt: skip
     """Open state, vault and keyring as the options say, and run *job* with them."""
-    from transfer.jobs.agent import Secret, default_state, open_agent
-
     if args.vault is None:
         raise UsageError("no vault", "name a directory with --vault DIR")
-    secret = Secret(passphrase_from(args), recovery_key_from(args))
+    _check_limits(args)
+    # What runs takes a tenth of a second to import; `--help` is not to wait for it.
+    from transfer.cli.running import run
 
-    async def main() -> T:
-        async with open_agent(
-            args.state or default_state(), args.vault, secret, create=create, name=name,
-            new_domain=new_domain,
-        ) as agent:  # fmt: skip
-            return await job(agent)
-
-    return run_async(main())
+    return run(args, job, create=create, name=name, new_domain=new_domain)
 
 
-def run_async(work: Awaitable[T]) -> T:
-    """Run *work* to its end; SIGINT and SIGTERM cancel it and raise KeyboardInterrupt."""
-    with asyncio.Runner(loop_factory=_new_loop) as runner:
-        return runner.run(_stoppable(work))
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
-
-
-async def _stoppable(work: Awaitable[T]) -> T:
-    loop = asyncio.get_running_loop()
-    task: asyncio.Future[T] = asyncio.ensure_future(work)
-    stopped = False
-
-    def stop() -> None:
-        nonlocal stopped
-        stopped = True
-        task.cancel()
-
-    if sys.platform != "win32":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        if stopped:
-            raise KeyboardInterrupt from None
-        raise
+def _check_limits(args: argparse.Namespace) -> None:
+    """A limit that limits nothing would be a lie."""
+    for name in ("up", "down", "connections"):
+        if getattr(args, name, None) is not None:
+            raise UsageError(
+                f"--{name} is for a vault over the network, and {args.vault} is a directory",
+                f"leave --{name} out",
+            )
 
 
 def as_bytes(text: str) -> bytes:

@@ -1,8 +1,16 @@
 """Give ITEM[@POINT] back below --to, or only some of its PATHs.
 
 A tree stands in DIR under its last component, as `cp -a PATH DIR` would put it; an image goes to a
-file or device, or into a directory under its name. Exit status: 0 done, 3 something could not be
-set or was there already, 65 something is damaged (it is named; all else is restored).
+file or device, or into a directory under its name. What exists stays, unless --overwrite says
+otherwise. What is damaged in the vault is named, and all else comes back.
+
+Examples:
+  transfer restore home --to /tmp/back --vault /mnt/vault
+  transfer restore home@3f5a home/alice/letter.odt --to /tmp/back --vault /mnt/vault
+  transfer restore vm --to /dev/vg0/vm --overwrite changed --vault /mnt/vault
+
+Exit status: 0 done, 3 something could not be set or was there already, 64 usage or no such item
+or point, 65 something is damaged, 75 target full, in use or too small, 77 wrong passphrase.
 """
 
 import argparse
@@ -13,14 +21,20 @@ from transfer.cli.output import size
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("item", metavar="ITEM[@POINT]", help="POINT: an ID, its start, or latest")
-    parser.add_argument("paths", metavar="PATH", nargs="*", help="as `transfer ls` shows them")
-    parser.add_argument("--to", type=Path, required=True, metavar="PATH")
-    parser.add_argument("--include", action="append", default=[], metavar="GLOB")
-    parser.add_argument("--overwrite", choices=("never", "changed", "always"), default="never")
-    parser.add_argument("--owner", choices=("number", "name", "none"), default="number")
-    parser.add_argument("--dry-run", action="store_true")
-    options.add_workers(parser)
+    add = parser.add_argument
+    add("item", metavar="ITEM[@POINT]",
+        help="POINT is an ID, its start, or latest (default); or MACHINE/ITEM[@POINT]")  # fmt: skip
+    add("paths", metavar="PATH", nargs="*", help="as `transfer ls` shows them; all by default")
+    add("--to", type=Path, required=True, metavar="PATH",
+        help="a directory; for one image also a file or device")  # fmt: skip
+    add("--include", action="append", default=[], metavar="GLOB",
+        help="only what matches, as --exclude of backup does; may be repeated")  # fmt: skip
+    add("--overwrite", choices=("never", "changed", "always"), default="never",
+        help="what exists: stays (default), is replaced if it differs, or always")  # fmt: skip
+    add("--owner", choices=("number", "name", "none"), default="number",
+        help="set owners by number (default), by name, or leave them yours")  # fmt: skip
+    add("--dry-run", action="store_true", help="write nothing")
+    options.add_transfer(parser)
     options.add_agent(parser)
 
 
@@ -36,7 +50,7 @@ def run(args: argparse.Namespace) -> output.Outcome:
     )  # fmt: skip
 
     async def work(agent: Agent) -> job.RestoreResult:
-        async with shown(args) as progress:
+        with shown(args) as progress:
             return await job.restore(agent, chosen, progress)
 
     result = options.run_agent(args, work)

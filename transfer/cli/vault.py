@@ -1,7 +1,14 @@
 """Make, check and mend a vault in DIR. None of it needs a key.
 
-`verify` reads every frame against its checksum; `rebuild` makes a new catalog from packs and
-records. Exit status: 0 sound, 65 damaged, 75 in use by another process.
+`init` makes a vault of a missing or empty directory. `verify` reads every frame against its
+checksum, `stats` counts what is there; both work beside another process that has the vault open.
+`rebuild` makes a new catalog from packs and records.
+
+Examples:
+  transfer vault verify /mnt/vault
+  transfer vault rebuild /mnt/vault
+
+Exit status: 0 sound, 64 DIR is no vault, 65 damaged, 75 in use by another process.
 """
 
 import argparse
@@ -12,8 +19,9 @@ from transfer.cli import options, output
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("init", "verify", "stats", "rebuild"))
-    parser.add_argument("directory", type=Path, metavar="DIR")
+    actions = ("init", "verify", "stats", "rebuild")
+    parser.add_argument("action", choices=actions, metavar="ACTION", help=", ".join(actions))
+    parser.add_argument("directory", type=Path, metavar="DIR", help="the vault's directory")
     options.add_common(parser)
 
 
@@ -23,6 +31,7 @@ def run(args: argparse.Namespace) -> output.Outcome:
 
 
 def _init(path: Path) -> output.Outcome:
+    from transfer.cli.running import run_async
     from transfer.vault.open import open_vault
 
     async def work() -> str:
@@ -32,11 +41,13 @@ def _init(path: Path) -> output.Outcome:
         finally:
             await vault.close()
 
-    found = options.run_async(work())
-    return output.Outcome({"vault": found}, [f"vault {found[:8]} in {path}"])
+    found = run_async(work())
+    line = f"vault {found[:8]} in {output.printable(str(path))}"
+    return output.Outcome({"vault": found}, [line])
 
 
 def _stats(path: Path) -> output.Outcome:
+    from transfer.cli.running import run_async
     from transfer.vault.open import open_vault
 
     async def work() -> dict[str, int]:
@@ -46,14 +57,15 @@ def _stats(path: Path) -> output.Outcome:
         finally:
             await vault.close()
 
-    found = options.run_async(work())
+    found = run_async(work())
     return output.Outcome(dict(found), [f"{name:<13} {value}" for name, value in found.items()])
 
 
 def _verify(path: Path) -> output.Outcome:
+    from transfer.cli.running import run_async
     from transfer.vault.open import verify_vault
 
-    report = options.run_async(verify_vault(path))
+    report = run_async(verify_vault(path))
     damaged = [f"{each.place} at {each.offset}: {each.reason}" for each in report.damaged]
     points = [each.hex() for each in report.points_affected]
     found: dict[str, Any] = {
@@ -61,15 +73,15 @@ def _verify(path: Path) -> output.Outcome:
         "points_affected": points,
     }  # fmt: skip
     lines = [f"{report.frames} frames, {output.size(report.bytes)}: {len(damaged)} damaged"]
-    lines += [f"damaged: {output.printable(each)}" for each in damaged]
     lines += [f"affected: point {each[:16]}" for each in points]
     return output.Outcome(found, lines, 65 if damaged else 0)
 
 
 def _rebuild(path: Path) -> output.Outcome:
+    from transfer.cli.running import run_async
     from transfer.vault.open import rebuild_catalog
 
-    found = options.run_async(rebuild_catalog(path))._asdict()
+    found = run_async(rebuild_catalog(path))._asdict()
     shown = {name: _plain(value) for name, value in found.items()}
     return output.Outcome(shown, [f"{name:<13} {value}" for name, value in shown.items()])
 

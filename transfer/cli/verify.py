@@ -1,6 +1,13 @@
 """Fetch and open everything below ITEM[@POINT], and write nothing.
 
-Exit status: 0 all of it opens, 65 something is damaged or missing, and is named.
+Every frame is fetched, checked, opened and compared with its ID, exactly as a restore would.
+
+Examples:
+  transfer verify home --vault /mnt/vault
+  transfer verify home@3f5a --vault /mnt/vault --json
+
+Exit status: 0 all of it opens, 64 no such item or point, 65 something is damaged or missing, and
+is named, 77 wrong passphrase.
 """
 
 import argparse
@@ -10,8 +17,10 @@ from transfer.cli.output import size
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("item", metavar="ITEM[@POINT]")
-    options.add_workers(parser)
+    parser.add_argument(
+        "item", metavar="ITEM[@POINT]", help="POINT is an ID, its start, or latest (default)"
+    )
+    options.add_transfer(parser)
     options.add_agent(parser)
 
 
@@ -21,7 +30,7 @@ def run(args: argparse.Namespace) -> output.Outcome:
     from transfer.jobs.agent import Agent
 
     async def work(agent: Agent) -> job.RestoreResult:
-        async with shown(args) as progress:
+        with shown(args) as progress:
             return await job.verify(agent, args.item, progress, args.workers)
 
     result = options.run_agent(args, work)

@@ -1,0 +1,87 @@
+"""Run an agent command: open state, vault and keyring, and stop cleanly when told to."""
+
+import argparse
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import TypeVar
+
+from transfer.cli.passphrase import passphrase_from, recovery_key_from
+from transfer.errors import LockHeld, VaultUnavailable
+from transfer.jobs.agent import Agent, Secret, default_state, open_agent
+
+T = TypeVar("T")
+_ASK_AGAIN = 1.0  # seconds between two tries to open a vault that is locked or away
+
+
+def run(
+    args: argparse.Namespace, job: Callable[[Agent], Awaitable[T]], *, create: bool,
+    name: str | None, new_domain: bool,
+) -> T:  # fmt: skip
+    state = args.state or default_state()
+    secret = Secret(passphrase_from(args), recovery_key_from(args))
+
+    async def main() -> T:
+        async with AsyncExitStack() as stack:
+            agent = await _patiently(
+                lambda: stack.enter_async_context(
+                    open_agent(
+                        state, args.vault, secret, create=create, name=name, new_domain=new_domain
+                    )
+                ),
+                getattr(args, "give_up_after", None) or 0.0,
+            )
+            return await job(agent)
+
+    return run_async(main())
+
+
+async def _patiently(enter: Callable[[], Awaitable[Agent]], patience: float) -> Agent:
+    """Open the agent, for *patience* seconds again while its vault is locked or away."""
+    give_up = time.monotonic() + patience
+    while True:
+        try:
+            return await enter()
+        except (LockHeld, VaultUnavailable):
+            left = give_up - time.monotonic()
+            if left <= 0:
+                raise
+        await asyncio.sleep(min(_ASK_AGAIN, left))
+
+
+def run_async(work: Awaitable[T]) -> T:
+    """Run *work* to its end; SIGINT and SIGTERM cancel it and raise KeyboardInterrupt."""
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        return runner.run(_stoppable(work))
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+async def _stoppable(work: Awaitable[T]) -> T:
+    loop = asyncio.get_running_loop()
+    task: asyncio.Future[T] = asyncio.ensure_future(work)
+    stopped = False
+
+    def stop() -> None:
+        nonlocal stopped
+        stopped = True
+        task.cancel()
+
+    if sys.platform != "win32":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if stopped:
+            raise KeyboardInterrupt from None
+        raise
