@@ -1,5 +1,6 @@
 """Keyrings as values: what opens them, what never does, and what each change leaves as it was."""
 
+import base64
 import unicodedata
 
 import msgspec
@@ -115,6 +116,45 @@ def test_what_cannot_be_a_passphrase_makes_no_keyring_and_opens_none(opened, pas
         assert not passphrase or passphrase not in repr(caught.value)
 
 
+GOLDEN_RECOVERY_KEY = "F34KI-KBO7F-QDRUG-YNHFP-VDFRG-AUDW2-L7D73-WNB6V"
+GOLDEN = base64.b64decode(
+    "VEtFWQEAAAAcBQAAeyJkb21haW4iOiJNT3ZjWGNGcEcwL0x6T3JaM0dYcW1RPT0iLCJ2ZXJzaW9uIjozLCJwdWJsaW"
+    "Nfa2V5IjoiMlZ6VU5aS3BHNzNFVGJ5Sm9nZzQwUXg3ZDlUc01seTZQNUJkcmgrTUFJVT0iLCJlcG9jaHMiOlt7ImVw"
+    "b2NoIjoiRVhGejRkUVdXU2s9IiwiZ2VuZXJhdGlvbiI6MX0seyJlcG9jaCI6InRnS2xaYU02TFdZPSIsImdlbmVyYX"
+    "Rpb24iOjF9XSwid3JhcHMiOlt7ImlkIjoiT0VDZXhYTk81Y3c9Iiwia2luZCI6InBhc3NwaHJhc2UiLCJtYWRlX2lu"
+    "IjoxLCJtZW1vcnkiOjY1NTM2LCJwYXNzZXMiOjMsImxhbmVzIjoxLCJzYWx0IjoiandqTGROM0hHZHI3em41TEp1VE"
+    "5rcVFFamhNVWYxZ1VDakY4cHg2WnpRQT0iLCJjb21taXRtZW50Ijoid2IxVC8zczlSK1FOSDJ6VHZNSmhQMHV5c3pM"
+    "eVk2MWtwUXRJZkJXRWR3MD0iLCJ3cmFwcGVkIjoiZnpXRHNYenFPWHQvMnFRc3FMSUhLVElVMXRuMGc5UWZrVm9QcE"
+    "82YkNtcGxqSXNoaVl4VjdsaEJNay96RXlHMSJ9LHsiaWQiOiI0d3NnMGVMWC85TT0iLCJraW5kIjoicmVjb3Zlcnki"
+    "LCJtYWRlX2luIjoyLCJtZW1vcnkiOjY1NTM2LCJwYXNzZXMiOjMsImxhbmVzIjoxLCJzYWx0Ijoia1VIV1FhMEZYUk"
+    "NKOHpsMzhlR0N1ZmdEWXVwSnNGcTBJNk13L3dXeUZlOD0iLCJjb21taXRtZW50IjoieTZhSjFjbFBMRDc0SGtUdEpS"
+    "VFRIazVOUURCblBTVEpWYk5hSUl3R0kvND0iLCJ3cmFwcGVkIjoiNCtYSDRueG5qLytjRW9DaFhXTkdHUGRFaHRTcE"
+    "V1SHRBeGpaa0ZBcXJIaUxibWN0T1l5dVJSOXZHVFEwclpXLyJ9XSwic2FsdCI6IlFOOUZjUjFhSWxyMkZhVGpPNzNv"
+    "MFZCdDdnQUJsQjlKL1AyVFIrU2ZLUTg9Iiwic2VjcmV0cyI6IkpMWHRwMXBLb2dqWEpkMzljaEN6a0lBWVowcGl1Rn"
+    "dnSmNIdDdCOHR1SGtqZW9SQzNza29PRkE0MlJxK2c5eEo4ZkErdU9NMHZXaCtVU3AwS3pIT2lrcWdNK0xwelNlYVhT"
+    "VnY2eFRpakgzdnZQdlMrSjRJcUJLMWhXUUJHczJtSEFKOGk2SG5qT0hZSXVTcG92REQ0bklXcjVwTDdlWkVueVR1ak"
+    "ljaDhYSUpIcXFOczQ4bHA2dUJaaUxwSk1wWTQ2UzFaYk5rWlJWMHlJT3NRUmVFR3BBL0g3S1dldDJ1MEg2Q1owYVUr"
+    "b0JBT0o5VG1tTDlSRUdmSnprQ3FXOFpSU0ZGUzVZcHFOYm50NWVjWGNCeEM4UXVxWFN5a2ZVZHR3OXNYM0tXRjNWeE"
+    "NnaUhNSURBN1Z3eXl5UVE5dDR2OG91Y25zQTQwNHEvQndPeVJ1U2VjOEdSVmpPZEMzTDB0UFdRQWtneFhMc3ZaMmtO"
+    "ampvR3M1c3QrWGRScTdrWUZlMVE4aEdLa1dCR3JEbjlvWFFNdGdpTFNUYXRqVGVNWjh1OEZ0d04iLCJmZWF0dXJlcy"
+    "I6eyJpZ25vcmVkIjpbXSwid3JpdGUiOltdLCJyZWFkIjpbXX19+5SNgPFUwgkNn48jkP6soEGRph4gBoTML9DWijto"
+    "D2uRBxPQQcb6+yH82Mc9jMwESqXIbgGJQlAPsNuwbjLaDg=="
+)
+
+
+def test_a_golden_keyring_opens():
+    """Version 1, two wraps, two epochs. What opens it is printed somewhere; never update it."""
+    for secret in (typed(OLD), printed(GOLDEN_RECOVERY_KEY)):
+        opened = keyrings.open_keyring(
+            GOLDEN, secret, bytes.fromhex("30ebdc5dc1691b4fcbccead9dc65ea99")
+        )
+        assert (opened.keyring.version, opened.generation) == (3, 1)
+        assert opened.first_key.hex() == (
+            "b296dd511fb8230dd2b0f3b5d931c502f1710389f9ced3868c27527192cd670b"
+        )
+        assert len(opened.seal_keys().seal_keys) == 2
+
+
 # What never does: damaged, another's, put together from true parts.
 
 
@@ -207,6 +247,15 @@ def test_a_wrap_of_one_kind_does_not_serve_as_the_other(opened):
     for secret in (typed(OLD), printed(key)):
         with pytest.raises(WrongPassphrase):
             keyrings.open_keyring(resigned(opened, wraps=swapped), secret)
+
+
+def test_a_passphrase_does_not_serve_as_a_recovery_key_of_the_same_bytes():
+    same = "exactly 20 bytes, no"
+    opened = keyrings.open_keyring(keyrings.create(same), typed(same))
+    (only,) = opened.keyring.body.wraps
+    relabelled = resigned(opened, wraps=[msgspec.structs.replace(only, kind=RECOVERY)])
+    with pytest.raises(WrongPassphrase, match="wrong recovery key"):
+        keyrings.open_keyring(relabelled, printed(recovery_key.printed(same.encode())))
 
 
 def test_the_commitment_is_compared_before_anything_is_decrypted(opened):
@@ -310,6 +359,15 @@ def test_any_of_several_wraps_opens(opened):
         assert keyrings.open_keyring(both, typed(passphrase)).secrets == opened.secrets
     with pytest.raises(WrongPassphrase):
         keyrings.open_keyring(both, typed("neither of the two sentences"))
+
+
+def test_the_newest_wrap_is_tried_first(opened):
+    """What is asked for again and again costs one derivation."""
+    (old,) = opened.keyring.body.wraps
+    later = next_of(opened, keyrings.with_passphrase(opened, OLD), typed(OLD))
+    damaged = msgspec.structs.replace(old, wrapped=bytes(48))  # opening it would fail
+    wraps = [damaged, *later.keyring.body.wraps]
+    assert keyrings.open_keyring(resigned(later, wraps=wraps), typed(OLD)).key == opened.key
 
 
 # Rotation.
