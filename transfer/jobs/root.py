@@ -1,0 +1,194 @@
+"""Send everything below one root, in the order of the PATHs' names: trees and images.
+
+What the marks of the parent point prove unchanged is not read, and what its tree holds is not sent.
+"""
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from transfer.errors import UsageError, ViewBroken
+from transfer.files.directories import Place
+from transfer.files.metadata import to_stat
+from transfer.formats.entry import Entry, FileType, Root
+from transfer.formats.point import Consistency, Counts, Mark, Point, PointDetails
+from transfer.formats.reference import Reference
+from transfer.formats.stream import DEFAULT_BLOCK, Descriptor
+from transfer.jobs.agent import Agent
+from transfer.jobs.progress import Progress
+from transfer.jobs.protected import (
+    Protected,
+    TreeMark,
+    encode_mark,
+    rules_of,
+    trusted,
+    with_mounts,
+)
+from transfer.pipeline import tasks
+from transfer.pipeline.batching import task_group
+from transfer.pipeline.directories import DirectoryBuilder
+from transfer.pipeline.fetch import NodeReader
+from transfer.pipeline.send import Sender, Sent
+from transfer.pipeline.streams import send_stream
+from transfer.pipeline.tree import TreeOptions, TreeSender
+from transfer.pipeline.workers import Pool
+from transfer.policy.globs import Globs
+from transfer.sources.image import image_size
+from transfer.sources.reading import SourceChanged, SourceFile
+
+
+@dataclass(frozen=True)
+class BackupOptions:
+    item: str
+    paths: list[Path]
+    exclude: list[bytes] = field(default_factory=list)
+    exclude_caches: bool = False
+    one_file_system: bool = False
+    block_size: int = DEFAULT_BLOCK
+    compression: str = "auto"
+    full: bool = False
+    dry_run: bool = False
+    workers: int | None = None
+
+
+class Parent(NamedTuple):
+    """The item's newest point; *details* are None where they do not open."""
+
+    point: Point
+    details: PointDetails | None
+
+
+class RootSender:
+    """Sends everything below one root, in the order of the PATHs' names."""
+
+    def __init__(
+        self, agent: Agent, options: BackupOptions, progress: Progress, protected: list[Protected]
+    ) -> None:
+        self.agent, self.options, self.progress = agent, options, progress
+        self.protected = protected
+        self.counts, self.consistency = Counts(), Consistency.CRASH
+        self.boot = _boot_id()
+
+    async def send(
+        self, pool: Pool, session: int, parent: Parent | None, trust: bool
+    ) -> tuple[Reference | None, list[Mark], Sent]:
+        """The root, the marks of this view, and what it took."""
+        generation = self.agent.opened.generation
+        comparable = parent if parent and parent.point.generation == generation else None
+        root = comparable.point.root if comparable else None
+        details = comparable.details if comparable else None
+        old_marks = details.marks if details and trust and not self.options.full else []
+        marks: list[Mark] = []
+        async with task_group() as group:
+            nodes = NodeReader(pool, self.agent.vault, session, group)
+            sender = Sender(
+                pool, self.agent.vault, session, generation, group=group, trust_parent=trust,
+                sending=self.progress.sending,
+            )  # fmt: skip
+            before = await _entries(nodes, root)
+            builder = DirectoryBuilder(sender, set() if root is None else {root.id})
+            for each in self.protected:
+                self.progress.phase_is("finding changes")
+                old = before.get(each.name)
+                if each.is_directory:
+                    entry, mark = await self._tree(sender, nodes, each, old, old_marks)
+                    marks.append(mark)
+                else:
+                    entry = await self._image(sender, nodes, each, old)
+                await builder.add(entry, 0, root.id if root else None)
+            return await builder.finish(), marks, sender.sent
+
+    async def _tree(
+        self, sender: Sender, nodes: NodeReader, each: Protected, old: Entry | None,
+        old_marks: list[Mark],
+    ) -> tuple[Entry, Mark]:  # fmt: skip
+        identity = await sender.pool.call(tasks.sync_source, each.place)
+        chosen = self.options
+        rules = rules_of(
+            sorted(chosen.exclude), chosen.exclude_caches, chosen.one_file_system,
+            [other.path for other in self.protected],
+        )  # fmt: skip
+        mark = TreeMark(time.time_ns(), self.boot, identity, rules)
+        until, mounts = trusted(old_marks, each.name, mark)
+        options = TreeOptions(
+            chosen.block_size, Globs(chosen.exclude), chosen.exclude_caches,
+            chosen.one_file_system, self._own_directories(), until, mounts,
+        )  # fmt: skip
+        before = old.content.reference if old and isinstance(old.content, Root) else None
+        async with task_group() as group:
+            tree = TreeSender(sender, nodes, options, self.progress, group)
+            root = await tree.send(each.place, each.status.st_dev, before)
+        files = tree.files.counts
+        self._count(files.bytes_source, files.files, tree.entries, tree.sockets, files.torn)
+        entry = await self._root_entry(sender, each, root)
+        return entry, encode_mark(each.name, with_mounts(mark, tree.mounts))
+
+    def _own_directories(self) -> frozenset[tuple[int, int]]:
+        own = [os.stat(path) for path in (self.agent.state.path, self.agent.vault_path)]
+        return frozenset((each.st_dev, each.st_ino) for each in own)
+
+    async def _root_entry(self, sender: Sender, each: Protected, root: Root) -> Entry:
+        parent, name = os.path.split(each.path)
+        if not name:  # "/" has no place in a parent: stat alone describes it
+            return each.bare_entry(FileType.DIRECTORY, root)
+        scanned, _, _ = await sender.pool.call(tasks.scan_names, Place(parent), [name], b"")
+        if not scanned or scanned[0].stat.identity != (each.status.st_dev, each.status.st_ino):
+            raise ViewBroken(f"{os.fsdecode(each.path)} was replaced meanwhile", "run again")
+        return scanned[0].entry._replace(name=each.name, content=root)
+
+    async def _image(
+        self, sender: Sender, nodes: NodeReader, each: Protected, old: Entry | None
+    ) -> Entry:
+        size = image_size(each.path)
+        self.progress.bytes_total += size
+        file = SourceFile(each.place, os.path.basename(each.path), to_stat(each.status))
+        parent = self._image_parent(each, old)
+        try:
+            content = await send_stream(
+                sender, nodes, file, size, self.options.block_size, parent, False,
+                self.progress.read,
+            )  # fmt: skip
+            torn = not each.is_device and not to_stat(os.stat(each.path)).same_content(file.stat)
+        except (SourceChanged, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise ViewBroken(f"{os.fsdecode(each.path)}: {reason}", "run again") from error
+        if torn:
+            self.progress.warn(each.path, "changed", "the image changed while it was read")
+        self.progress.files_done += 1
+        self._count(size, 1, 1, 0, torn)
+        sparse = not each.is_device and each.status.st_blocks * 512 < size
+        return each.bare_entry(FileType.DISK, content)._replace(sparse=sparse)
+
+    def _image_parent(self, each: Protected, old: Entry | None) -> Descriptor | None:
+        parent = old.content if old and isinstance(old.content, Descriptor) else None
+        other = parent is not None and parent.block_size != self.options.block_size
+        if other and parent is not None and not self.options.full:
+            raise UsageError(
+                f"{os.fsdecode(each.path)} has blocks of {parent.block_size} bytes so far",
+                "another --block-size needs --full",
+            )
+        return parent
+
+    def _count(self, size: int, files: int, entries: int, sockets: int, torn: bool) -> None:
+        old = self.counts
+        self.counts = Counts(
+            old.bytes_source + size, old.files + files, old.entries + entries,
+            old.sockets + sockets,
+        )  # fmt: skip
+        if torn:
+            self.consistency = Consistency.NONE
+
+
+async def _entries(nodes: NodeReader, root: Reference | None) -> dict[bytes, Entry]:
+    """The parent point's PATHs; what cannot be read has no parent, and is read in full."""
+    return {entry.name: entry async for entry, _ in nodes.entries(root, damaged=[])}
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        # Unknown: no other run's stat proves anything.
+        return f"{os.getpid()}-{time.monotonic_ns()}"
