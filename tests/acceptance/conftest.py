@@ -1,0 +1,36 @@
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance import trees
+from tests.acceptance.needs import lacking
+from tests.acceptance.shell import Shell
+
+
+@pytest.fixture
+def shell(tmp_path):
+    return Shell(tmp_path)
+
+
+@pytest.fixture
+def work():
+    """A directory for large things, gone at the end; everybody may look into it."""
+    path = Path(tempfile.mkdtemp(prefix="transfer-acceptance-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+def tricky_tree(top):
+    try:
+        return trees.tricky(top, as_root=os.geteuid() == 0)
+    except OSError as error:
+        lacking(f"the file system of TMPDIR cannot hold the hard cases: {error}")
+
+
+@pytest.fixture
+def tricky(tmp_path):
+    return tricky_tree(tmp_path / "tricky")

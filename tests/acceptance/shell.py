@@ -1,0 +1,85 @@
+"""`transfer` as a process of its own, as users and scripts run it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+PASSPHRASE = "correct horse battery staple"
+
+
+@dataclass
+class Shell:
+    """Vault, state and passphrase stand in *top*; *user* is who runs it, with this *python*."""
+
+    top: Path
+    python: str = sys.executable
+    user: int | None = None
+    place: Path = ROOT
+    extra: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        (self.top / "passphrase").write_text(PASSPHRASE + "\n")
+
+    def __call__(self, *words: object, expect: int = 0, **options: Any) -> dict[str, Any]:
+        """Run to the end; the exit code must be as expected. Gives the JSON object."""
+        process = self.start(*words, **options)
+        return self.finish(process, expect)
+
+    def start(
+        self, *words: object, vault: str = "vault", state: str = "state",
+        passphrase: str = "passphrase", plain: bool = False,
+    ) -> subprocess.Popen[str]:  # fmt: skip
+        """The running process; *plain*: without vault, state and passphrase."""
+        agent = [] if plain else [
+            "--vault", self.top / vault, "--state", self.top / state,
+            "--passphrase-file", self.top / passphrase,
+        ]  # fmt: skip
+        command = [self.python, "-m", "transfer", *words, *agent, *self.extra, "--json"]
+        rights = {} if self.user is None else {
+            "user": self.user, "group": self.user, "extra_groups": [],
+        }  # fmt: skip
+        return subprocess.Popen(
+            [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, cwd=self.place, **rights,
+        )  # fmt: skip
+
+    def finish(self, process: "subprocess.Popen[str]", expect: int | None = 0) -> dict[str, Any]:
+        with process:
+            out, errors = process.communicate()
+        assert "Traceback" not in errors, errors
+        answer: dict[str, Any] = json.loads(out) if out else {}
+        assert expect in (None, process.returncode), (process.returncode, answer, errors)
+        return answer
+
+
+def alive(pid: int) -> bool:
+    """False also for a zombie: where nobody reaps orphans, that is all that is left of one."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def children(pid: int) -> list[int]:
+    found: list[int] = []
+    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += map(int, tasks.read_text().split())
+        except OSError:
+            continue
+    return found
+
+
+def kill(pid: int, number: int = signal.SIGKILL) -> bool:
+    """False if it had ended already."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True

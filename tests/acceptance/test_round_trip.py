@@ -1,0 +1,145 @@
+"""What goes in comes out: content and metadata of everything that a file system can hold."""
+
+import os
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance import trees
+from tests.acceptance.compare import SLACK, differences
+from tests.acceptance.needs import needs_root, space, tool
+from tests.acceptance.shell import Shell
+from tests.acceptance.unprivileged import build_tree, shell_of_nobody
+
+
+def there_and_back(shell, *tops, backup=(), workers=()):
+    """Back up, verify and restore without a warning; the backup's result, and what differs."""
+    made = shell("backup", "item", *tops, *backup, *workers)
+    assert made["warnings"] == []
+    assert shell("verify", "item", *workers)["damaged"] == []
+    back = shell("restore", "item", "--to", shell.top / "back", *workers)
+    assert (back["warnings"], back["damaged"]) == ([], [])
+    found = [d for top in tops for d in differences(top, shell.top / "back" / top.name)]
+    return made, found
+
+
+def stores_nothing(shell, *words):
+    again = shell("backup", "item", *words)
+    return (again["bytes_stored"], again["blocks_new"], again["nodes_new"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_every_hard_case_comes_back(shell, tricky, workers):
+    assert there_and_back(shell, tricky, workers=("--workers", workers))[1] == []
+
+
+@pytest.mark.parametrize(
+    "options", ["--block-size 64K", "--block-size 4M --compression off", "--compression better"]
+)
+def test_neither_block_size_nor_compression_changes_what_comes_back(shell, tricky, options):
+    assert there_and_back(shell, tricky, backup=options.split())[1] == []
+
+
+def test_an_empty_tree_comes_back(shell, tmp_path):
+    top = tmp_path / "nothing"
+    top.mkdir(mode=0o700)
+    os.utime(top, ns=(1, 123_456_789))
+    assert there_and_back(shell, top)[1] == []
+
+
+def test_a_user_without_rights_gets_back_every_hard_case_of_its_own(work):
+    shell = shell_of_nobody(work)
+    build_tree(shell, shell.top / "tricky")
+    assert there_and_back(shell, shell.top / "tricky")[1] == []
+
+
+@needs_root
+def test_a_user_without_rights_gets_all_but_what_only_root_may_set(work):
+    """What it may not set is named; all else is as it was."""
+    top = trees.tricky(work / "tricky", as_root=True)
+    owner, shell = Shell(work), shell_of_nobody(work)
+    assert owner("backup", "item", top)["warnings"] == []
+    subprocess.run(["chown", "-R", f"{shell.user}", work / "vault", work / "state"], check=True)
+    shell.top = work
+    back = shell("restore", "item", "--to", shell.top / "home" / "back", expect=3)
+    assert {each["code"] for each in back["warnings"]} == {"owner", "xattr", "device", "mode"}
+    found = differences(top, work / "home" / "back" / "tricky", frozenset(["owner"]))
+    assert {each.what for each in found} <= {"missing", "xattrs", "mode"}
+    assert {each.path for each in found if each.what == "missing"} == {
+        b"privileged/null", b"privileged/disk",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_50_000_real_files_come_back_and_cost_nothing_again(shell, work):
+    space(work, 8 << 30)
+    tops = real_copy(work)
+    made, found = there_and_back(Shell(work), *tops)
+    assert made["files"] >= 50_000
+    assert found == []
+    assert stores_nothing(Shell(work), *tops)
+
+
+def real_copy(work):
+    """The system's own files, copied, for nobody else must write to them now."""
+    (work / "real").mkdir()
+    places = [Path("/usr/share"), Path(sysconfig.get_path("stdlib"))]
+    tops = [work / "real" / place.name for place in places if place.is_dir()]
+    subprocess.run(["cp", "-a", *places, work / "real"], check=True)
+    missing = 50_000 - sum(len(files) for top in tops for _, _, files in os.walk(top))
+    if missing > 0:
+        tops.append(trees.many_files(work / "real" / "made", missing))
+    return tops
+
+
+def test_a_small_ext4_image_comes_back(work, tricky):
+    an_ext4_image_comes_back(work, 64 << 20, trees.many_files(work / "content", 500))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_4_gib_ext4_image_comes_back(work):
+    space(work, 12 << 30)
+    content = trees.many_files(work / "content", 5_000)
+    trees.image(content / "database", 1 << 30)
+    an_ext4_image_comes_back(work, 4 << 30, content)
+
+
+def an_ext4_image_comes_back(work, size, content):
+    """It is the same and as sparse, and one changed byte costs one block and at most four nodes."""
+    tool("mkfs.ext4", "e2fsprogs")
+    (work / "disks").mkdir()
+    disk = trees.ext4_image(work / "disks" / "disk.img", size, content)
+    shell = Shell(work)
+    shell("backup", "item", disk)
+    assert stores_nothing(shell, disk)
+    (work / "back").mkdir()
+    assert shell("restore", "item", "--to", work / "back" / "disk.img")["damaged"] == []
+    assert content_differs(work) == []
+    allocated = (work / "back" / "disk.img").stat().st_blocks * 512
+    assert allocated <= (data_blocks(disk) << 20) + SLACK
+    check = [tool("e2fsck", "e2fsprogs"), "-fn", work / "back" / "disk.img"]
+    assert subprocess.run(check, check=False, capture_output=True).returncode == 0
+    with disk.open("r+b") as file:
+        file.seek(size // 2 + 12_345)
+        file.write(b"?")
+    changed = shell("backup", "item", disk)
+    assert changed["blocks_new"] == 1
+    assert 1 <= changed["nodes_new"] <= 4
+    shell("restore", "item", "--to", work / "back" / "disk.img", "--overwrite", "always")
+    assert content_differs(work) == []
+
+
+def content_differs(work):
+    """An image brings its content and its holes; all else about its file is the target's."""
+    ignore = frozenset(["mtime", "mode", "sparse"])
+    return differences(work / "disks", work / "back", ignore)
+
+
+def data_blocks(disk):
+    """How many blocks of 1 MiB hold something else than zeros."""
+    with disk.open("rb") as file:
+        return sum(any(block) for block in iter(lambda: file.read(2**20), b""))
