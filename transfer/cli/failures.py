@@ -13,10 +13,27 @@ from typing import Any
 
 from transfer import __version__
 from transfer.cli.output import printable
-from transfer.errors import NoSpace, TransferError, TransientError, UsageError
+from transfer.errors import (
+    AccessError,
+    IntegrityError,
+    LockHeld,
+    NoSpace,
+    TransferError,
+    TransientError,
+    UsageError,
+)
 
 BUG = 70
 INTERRUPTED = 130
+# What to do where the error itself does not say it better; the first that fits.
+_HINTS = {
+    LockHeld: "wait until that process has ended; a backup waits with --give-up-after TIME",
+    NoSpace: "make room, then run the same command again",
+    TransientError: "run the same command again later",
+    IntegrityError: "`transfer vault verify DIR` says what else is damaged",
+    AccessError: "show another passphrase or recovery key",
+    UsageError: "`transfer COMMAND --help` shows how",
+}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM}
 _PASSING = {
@@ -51,7 +68,8 @@ def show(error: BaseException, as_json: bool, verbose: bool = False) -> int:
     known = ours(error)
     if known is None:
         return _show_bug(error, as_json)
-    code = _print(known.exit_code, known.code, known.message, known.hint, as_json)
+    hint = known.hint or next(hint for kind, hint in _HINTS.items() if isinstance(known, kind))
+    code = _print(known.exit_code, known.code, known.message, hint, as_json)
     cause = (known if known is error else error).__cause__
     while verbose and cause is not None:
         _say(f"  because of {type(cause).__name__}: {printable(str(cause))}")

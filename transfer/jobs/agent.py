@@ -275,18 +275,17 @@ async def _open_one_of(vault: Vault, domains: list[bytes], secret: Secret) -> Op
 
 
 async def _open_keyring(vault: Vault, domain: bytes, secret: Secret) -> OpenKeyring:
-    raw = await vault.keyring(domain)
-    if raw is None:
-        raise VaultRolledBack(
-            f"the vault has no keyring of domain {domain.hex()[:8]} any more",
-            "bring it back from another copy of the vault; it is never made anew",
-        )
-    opened = await asyncio.to_thread(keyrings.open_keyring, raw, secret)
-    if opened.domain != domain:
-        raise IntegrityError(
-            f"the keyring of domain {domain.hex()[:8]} is that of {opened.domain.hex()[:8]}",
-            "bring the right one back from another copy of the vault",
-        )
+    name = f"the keyring of domain {domain.hex()[:8]}"
+    hint = "bring it back from another copy of the vault; it is never made anew"
+    try:
+        raw = await vault.keyring(domain)
+        if raw is None:
+            raise VaultRolledBack("the vault has none any more")
+        opened = await asyncio.to_thread(keyrings.open_keyring, raw, secret)
+        if opened.domain != domain:
+            raise IntegrityError(f"it is that of domain {opened.domain.hex()[:8]}")
+    except IntegrityError as error:
+        raise type(error)(f"{name}: {error}", hint) from error
     return opened
 
 
