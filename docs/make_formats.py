@@ -6,8 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 MODULES = (
-    "documents", "features", "reference", "frame", "pack", "stream", "entry", "directory", "point", "keyring",
-    "record", "journal",
+    "documents", "features", "reference", "frame", "pack", "stream", "directory", "entry_codec",
+    "point", "keyring", "record", "journal",
 )  # fmt: skip
 
 

@@ -1,14 +1,22 @@
 """Directory pages and indexes: a search tree over a directory's entries, sorted by name.
 
-A page's plaintext: entry count 2, then the entries (see entry.py). An index's plaintext: child
-count 2, then for each child the length 1 and bytes of its first name, and its place 2 in the clear
-child list. Names ascend strictly; decoders refuse disorder and duplicates.
+    size  field of a page's plaintext
+       2  count    1 to 512
+       .  entries  see entry_codec.py
+
+    size  field of an index's plaintext
+       2  count    1 to 512; then for each child:
+       1  name length, then the first name below this child
+       2  place    in the clear child list, from 1
+
+Names ascend strictly; decoders refuse disorder and duplicates. Each reference of the clear child
+list is named: in a page at least once, in an index once. No plaintext is larger than 256 KiB.
 
 **Where pages end depends on names alone.** A name's cut level is the number of lowest 6-bit groups
 of its keyed hash that are zero. A page ends after a name of cut level 1 or more, an index of level
 n after a child whose last name has cut level n + 1 or more; or else at 512 entries, at 512
 references, or before 256 KiB. So one entry added to a million costs two pages at most, and the
-indexes above. The hard limits are met by 3 runs in 10,000: 1 - (63/64)^512.
+indexes above. The hard limits end 3 runs in 10,000: (63/64)^512.
 """
 
 import itertools
@@ -16,9 +24,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from transfer.errors import FormatError
-from transfer.formats import entry as entries
+from transfer.formats import entry_codec
 from transfer.formats.entry import Entry, check_name, references_of
+from transfer.formats.frame import MAX_PLAIN_OF, decode_children
 from transfer.formats.reference import (
+    REFERENCE_SIZE,
     Buffer,
     Kind,
     Reference,
@@ -29,7 +39,7 @@ from transfer.formats.reference import (
 
 CUT_BITS = 6
 MAX_ENTRIES = 512
-MAX_PAGE = 256 * 1024
+MAX_PAGE = MAX_PLAIN_OF[Kind.PAGE]
 
 
 class IndexEntry(NamedTuple):
@@ -46,21 +56,23 @@ def cut_level(name_hash: int) -> int:
 
 
 def encode_page(page: Sequence[Entry]) -> tuple[bytes, bytes]:
-    """(plaintext, child list); entries are sorted already."""
+    """(plaintext, child list); entries are sorted already. Raises ValueError beyond the limits."""
     children = encode_references(reference for entry in page for reference in references_of(entry))
     place = {child: number for number, child in enumerate(decode_references(children), 1)}
-    parts = [entries.encode(entry, place.__getitem__) for entry in page]
-    return len(page).to_bytes(2, "little") + b"".join(parts), children
+    parts = [entry_codec.encode(entry, place.__getitem__) for entry in page]
+    _check_order([entry.name for entry in page])
+    return _limited(parts, children)
 
 
 def decode_page(plain: Buffer, children: bytes) -> list[Entry]:
-    raw, references = bytes(plain), decode_references(children)
+    raw, references = bytes(plain), decode_children(tag_of(Kind.PAGE), children)
     count, at = _count(raw), 2
     page: list[Entry] = []
     for _ in range(count):
-        entry, at = entries.decode(raw, at, references)
+        entry, at = entry_codec.decode(raw, at, references)
         page.append(entry)
-    _check_order([entry.name for entry in page], at == len(raw))
+    _check_end(raw, at)
+    _check_order([entry.name for entry in page])
     named = {reference for entry in page for reference in references_of(entry)}
     if len(named) != len(references):
         raise FormatError("a directory page has children that no entry names")
@@ -73,14 +85,20 @@ def encode_index(level: int, index: Sequence[IndexEntry]) -> tuple[bytes, bytes]
     parts = [
         bytes((len(name),)) + name + place[child].to_bytes(2, "little") for name, child in index
     ]
-    return len(index).to_bytes(2, "little") + b"".join(parts), children
+    _check_order([entry.first_name for entry in index])
+    return _limited(parts, children)
+
+
+def _limited(parts: Sequence[bytes], children: bytes) -> tuple[bytes, bytes]:
+    plain = len(parts).to_bytes(2, "little") + b"".join(parts)
+    within = 1 <= len(parts) <= MAX_ENTRIES and len(plain) <= MAX_PAGE
+    if not within or len(children) > MAX_ENTRIES * REFERENCE_SIZE:
+        raise ValueError(f"a directory page of {len(parts)} entries, {len(plain)} bytes")
+    return plain, children
 
 
 def decode_index(level: int, plain: Buffer, children: bytes) -> list[IndexEntry]:
-    raw, references = bytes(plain), decode_references(children)
-    expected = tag_of(Kind.INDEX, level - 1) if level > 1 else tag_of(Kind.PAGE)
-    if any(reference.tag != expected for reference in references):
-        raise FormatError(f"a directory index of level {level} names a frame of another kind")
+    raw, references = bytes(plain), decode_children(tag_of(Kind.INDEX, level), children)
     index: list[IndexEntry] = []
     at = 2
     for _ in range(_count(raw)):
@@ -91,9 +109,10 @@ def decode_index(level: int, plain: Buffer, children: bytes) -> list[IndexEntry]
         check_name(raw[at + 1 : name_end])
         index.append(IndexEntry(raw[at + 1 : name_end], references[number - 1]))
         at = name_end + 2
-    _check_order([entry.first_name for entry in index], at == len(raw))
-    if len({entry.child for entry in index}) != len(references):
-        raise FormatError("a directory index has children that it does not name")
+    _check_end(raw, at)
+    _check_order([entry.first_name for entry in index])
+    if not len({entry.child for entry in index}) == len(references) == len(index):
+        raise FormatError("a directory index does not name each of its children once")
     return index
 
 
@@ -104,6 +123,11 @@ def _count(raw: bytes) -> int:
     return count
 
 
-def _check_order(names: Sequence[bytes], whole: bool) -> None:
-    if not whole or any(a >= b for a, b in itertools.pairwise(names)):
-        raise FormatError("a directory page is out of order, has a duplicate, or does not end")
+def _check_end(raw: bytes, at: int) -> None:
+    if at != len(raw):
+        raise FormatError("a directory page has bytes behind its end")
+
+
+def _check_order(names: Sequence[bytes]) -> None:
+    if any(left >= right for left, right in itertools.pairwise(names)):
+        raise FormatError("a directory page is out of order, or has a duplicate")

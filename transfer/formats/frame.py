@@ -6,9 +6,10 @@
          5     1  scheme          1 = AES-256-GCM, key from the epoch's seal key and this header
          6     1  kind            see reference.py
          7     1  level           0, or the height of a stream node or directory index
-         8     2  flags           low byte: needed to read, high byte: may be ignored
+         8     2  flags           see below
         10     2  child count     references between header and payload
-        12     4  plain length    of the payload once opened and decompressed, at most MAX_PLAIN
+        12     4  plain length    of the payload once opened and decompressed: data at most 4 MiB,
+                                  page and index 256 KiB, point 64 KiB, stream node 290
         16     4  payload length  at most plain length + 1 KiB, tag included
         20     1  dictionary      0 = none
         21     3  reserved        zero
@@ -22,10 +23,23 @@
        112  33 n  child list      references, the only copy: the sealed part names children by place
               m   payload         raw or one zstd frame, then AES-256-GCM with its tag
 
+    flags  bits      meaning of an unknown one
+           0 to 7    needed to read: the frame is refused
+           8 to 11   needed to write: the frame is read, and not stored, copied or repacked
+          12 to 15   may be ignored
+
+Known are bit 0: the payload is compressed; reserved is bit 1: the payload is padded, its true
+length stands under the seal. Reserved is also scheme 2: the key is in a record named by the seal
+context.
+
 Integers are little-endian. The header has a check of its own because the lengths are used before
 the payload can be verified. The checksum is against accidents and needs no key; the seal's tag is
-against forgers. The seal's associated data is LABEL, the domain ID, the header with both checks
-zeroed, and the child list.
+against forgers. The seal's key is keyed BLAKE3 of "transfer frame key 1" and the header with both
+checks zeroed, its nonce the counter (12 bytes, big-endian), its associated data LABEL, the domain
+ID, the header with both checks zeroed, and the child list.
+
+Children: stream nodes have 1 to 256 and indexes 1 to 512, all one level lower (data, page below
+level 1); pages have up to 512 of any kind but point; data and points have none.
 """
 
 import struct
@@ -49,11 +63,24 @@ from transfer.formats.reference import (
 MAGIC = b"TFRM"
 LABEL = b"transfer frame 1"
 MAX_PLAIN = 4 * 2**20
+MAX_PLAIN_OF = {
+    Kind.DATA: MAX_PLAIN,
+    Kind.STREAM: 2 + 32 + 256,  # see stream.py
+    Kind.PAGE: 256 * 1024,
+    Kind.INDEX: 256 * 1024,
+    Kind.POINT: 64 * 1024,
+}
 MAX_EXPANSION = 1024
 MAX_FRAME = 112 + 512 * REFERENCE_SIZE + MAX_PLAIN + MAX_EXPANSION
+# A node without children is null, and never stored; a page may hold empty files only.
+MIN_CHILDREN = {Kind.DATA: 0, Kind.STREAM: 1, Kind.PAGE: 0, Kind.INDEX: 1, Kind.POINT: 0}
 MAX_CHILDREN = {Kind.DATA: 0, Kind.STREAM: 256, Kind.PAGE: 512, Kind.INDEX: 512, Kind.POINT: 0}
 ZSTD = 1  # flag: the payload is compressed
+READ_FLAGS, WRITE_FLAGS = 0x00FF, 0x0F00
 _KNOWN_FLAGS = ZSTD
+_KINDS = frozenset(Kind)
+_MAX_KIND = 15  # a reference has four bits for it
+_TAG_SIZE = 16
 _HEADER = struct.Struct("<4sBBBBHHIIB3s8sI16sQ32s16sI")
 _CHECKS_AT = 92
 HEADER_SIZE = _HEADER.size
@@ -82,6 +109,11 @@ class Header(NamedTuple):
         return Reference(self.tag, self.id)
 
     @property
+    def may_be_copied(self) -> bool:
+        """Whether this version may store, copy or repack the frame; any may be read."""
+        return not self.flags & WRITE_FLAGS & ~_KNOWN_FLAGS
+
+    @property
     def children_size(self) -> int:
         return self.child_count * REFERENCE_SIZE
 
@@ -97,11 +129,15 @@ class Frame(NamedTuple):
 
     @property
     def references(self) -> tuple[Reference, ...]:
-        return decode_references(self.children)
+        """The child list, checked: see `decode_children`."""
+        return decode_children(self.header.tag, self.children)
 
 
 def unchecked_header(header: Header) -> bytes:
     """The header's bytes with both checks zeroed: for key derivation and associated data."""
+    # struct would silently pad or cut bytes of another length.
+    if (len(header.epoch), len(header.context), len(header.id)) != (8, 16, 32):
+        raise ValueError("a frame needs an epoch of 8 bytes, a context of 16 and an ID of 32")
     packed = _HEADER.pack(
         MAGIC, 1, 1, header.kind, header.level, header.flags, header.child_count,
         header.plain_length, header.payload_length, 0, bytes(3), header.epoch,
@@ -138,10 +174,12 @@ def decode_header(buffer: Buffer, offset: int = 0) -> Header | None:
      ) = _HEADER.unpack_from(view, offset)  # fmt: skip
     if magic != MAGIC or check != zlib.crc32(view[offset : offset + HEADER_SIZE - 4]):
         raise FormatError(f"offset {offset}: no intact frame header")
-    if version != 1 or scheme != 1 or flags & 0xFF & ~_KNOWN_FLAGS or dictionary:
+    unknown = flags & READ_FLAGS & ~_KNOWN_FLAGS
+    later_kind = kind not in _KINDS and 0 < kind <= _MAX_KIND
+    if version != 1 or scheme != 1 or unknown or dictionary or later_kind:
         raise NewerFormat(
-            f"offset {offset}: a frame of version {version}, scheme {scheme}, "
-            f"flags {flags:#x}, dictionary {dictionary}",
+            f"offset {offset}: a frame of version {version}, scheme {scheme}, kind {kind}, "
+            f"flags {flags:#06x}, dictionary {dictionary}",
             "use a newer version of transfer",
         )
     header = Header(
@@ -154,19 +192,52 @@ def decode_header(buffer: Buffer, offset: int = 0) -> Header | None:
 
 def _check_limits(header: Header, reserved: bytes, offset: int) -> None:
     check_tag(tag_of(Kind.DATA) if header.level > 15 else header.tag)
+    kind = Kind(header.kind)
     if (
         header.level > 15
         or reserved != bytes(3)
-        or header.plain_length > MAX_PLAIN
-        or not 16 <= header.payload_length <= header.plain_length + MAX_EXPANSION
-        or header.child_count > MAX_CHILDREN[Kind(header.kind)]
+        or header.plain_length > MAX_PLAIN_OF[kind]
+        or not _TAG_SIZE <= header.payload_length <= header.plain_length + MAX_EXPANSION
+        or not MIN_CHILDREN[kind] <= header.child_count <= MAX_CHILDREN[kind]
         or header.id == NULL_ID
     ):
         raise FormatError(f"offset {offset}: a frame header beyond the limits")
 
 
+def decode_children(tag: int, children: Buffer) -> tuple[Reference, ...]:
+    """The child list of a frame of this *tag*.
+
+    Raises FormatError for a list that is damaged, or that such a frame cannot have: children of
+    stream nodes and indexes are one level lower, and nothing names a point.
+    """
+    references, kind = decode_references(children), Kind(tag >> 4)
+    if not MIN_CHILDREN[kind] <= len(references) <= MAX_CHILDREN[kind]:
+        raise FormatError(f"a frame of tag {tag:#04x} has {len(references)} children")
+    for child in {reference.tag for reference in references}:
+        if not may_name(tag, child):
+            raise FormatError(f"a frame of tag {tag:#04x} names one of tag {child:#04x}")
+    return references
+
+
+def may_name(tag: int, child: int) -> bool:
+    """Whether a frame of *tag* can have a child of tag *child*."""
+    match tag >> 4, tag & 15:
+        case ((Kind.STREAM | Kind.INDEX), level) if level > 1:
+            return child == tag - 1
+        case Kind.STREAM, _:
+            return child == tag_of(Kind.DATA)
+        case Kind.INDEX, _:
+            return child == tag_of(Kind.PAGE)
+        case Kind.PAGE, _:
+            return child != tag_of(Kind.POINT)
+    return False
+
+
 def decode(buffer: Buffer, offset: int = 0) -> tuple[Frame, int] | None:
-    """The frame at *offset*, its checksum verified, and the offset after it; None: more bytes."""
+    """The frame at *offset*, its checksum verified, and the offset after it; None: more bytes.
+
+    The child list is checked when it is asked for.
+    """
     view = memoryview(buffer)
     header = decode_header(view, offset)
     if header is None:

@@ -2,15 +2,19 @@
 
     offset  size  field
          0     1  tag    kind * 16 + level
-         1    32  ID     BLAKE3 of the plaintext, keyed with the ID key of its kind and level
+         1    32  ID     keyed BLAKE3 of child list, plaintext, and the list's length (4)
 
 The kind stands in each reference, and each kind and level has an ID key of its own: content that
 looks like a node can never take the node's place. Lists of references are sorted by these bytes,
 without duplicates, and never hold the null ID.
+
+Kinds: 1 data, 2 stream node, 3 directory page, 4 directory index, 5 point. Stream nodes and
+indexes have levels 1 to MAX_LEVEL, the others level 0. A list with a later kind comes only with a
+frame flag that is needed to read.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -83,9 +87,3 @@ def decode_references(buffer: Buffer) -> tuple[Reference, ...]:
     if any(reference.id == NULL_ID for reference in references):
         raise FormatError("a reference list holds the null ID")
     return references
-
-
-def slots_of(references: Sequence[Reference], children: Sequence[Reference | None]) -> list[int]:
-    """For each child its place in *references* counted from 1; 0 for null."""
-    place = {reference: number for number, reference in enumerate(references, 1)}
-    return [0 if child is None else place[child] for child in children]

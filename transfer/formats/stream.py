@@ -12,18 +12,29 @@ A node's plaintext:
        (n+7)/8   bitmap      bit i % 8 of byte i / 8: slot i has a child; else all zeros
        1 each    places      for each such slot: place of its child in the clear child list
 
-The clear list is sorted and without duplicates, so order and repetition stand here alone.
+The clear list is sorted and without duplicates, so order and repetition stand here alone. Each of
+its references has a place, and a node without children is null: it is never stored.
+
+A descriptor, in an entry's field:
+
+    size  field
+       8  length      of the stream, below 2^63
+       1  block size  as a power of two, 16 to 22
+       1  cut         1 = fixed
+       2  root        its place in the page's child list, from 1; 0 = all zeros
 """
 
 import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from transfer.errors import FormatError
-from transfer.formats.reference import Buffer, Kind, Reference, decode_references, tag_of
+from transfer.errors import FormatError, NewerFormat
+from transfer.formats.frame import decode_children
+from transfer.formats.reference import Buffer, Kind, Reference, tag_of
 
 FANOUT = 256
 MIN_BLOCK, DEFAULT_BLOCK, MAX_BLOCK = 2**16, 2**20, 2**22
+MAX_LENGTH = 2**63 - 1
 FIXED = 1  # the only cut so far
 _DESCRIPTOR = struct.Struct("<QBBH")
 DESCRIPTOR_SIZE = _DESCRIPTOR.size
@@ -68,8 +79,8 @@ def child_tag(level: int) -> int:
 
 def encode_node(level: int, slots: Sequence[bytes | None]) -> tuple[bytes, bytes]:
     """(plaintext, child list) of a node whose slots hold these IDs."""
-    if not 1 <= len(slots) <= FANOUT:
-        raise ValueError(f"a node has 1 to {FANOUT} slots, not {len(slots)}")
+    if not 1 <= len(slots) <= FANOUT or not any(slots):
+        raise ValueError(f"a node has 1 to {FANOUT} slots, and not only null ones")
     tag = bytes((child_tag(level),))
     ids = sorted({id for id in slots if id is not None})
     place = {id: number for number, id in enumerate(ids)}
@@ -81,9 +92,7 @@ def encode_node(level: int, slots: Sequence[bytes | None]) -> tuple[bytes, bytes
 
 def decode_node(level: int, plain: Buffer, children: bytes, expected: int) -> Slots:
     """The IDs in a node's *expected* slots; raises FormatError for anything not canonical."""
-    raw, references = bytes(plain), decode_references(children)
-    if any(reference.tag != child_tag(level) for reference in references):
-        raise FormatError(f"a stream node of level {level} names a frame of another kind")
+    raw, references = bytes(plain), decode_children(tag_of(Kind.STREAM, level), children)
     bitmap_end = 2 + (expected + 7) // 8
     bitmap = int.from_bytes(raw[2:bitmap_end], "little")
     places = raw[bitmap_end:]
@@ -103,18 +112,29 @@ def decode_node(level: int, plain: Buffer, children: bytes, expected: int) -> Sl
 
 
 def encode_descriptor(descriptor: Descriptor, slot: int) -> bytes:
-    """length 8, log2 of the block size 1, cut 1, place of the root from 1 (0 = zeros) 2."""
+    check_descriptor(descriptor)
     length, block_size, cut, _ = descriptor
     return _DESCRIPTOR.pack(length, block_size.bit_length() - 1, cut, slot)
 
 
 def decode_descriptor(raw: bytes, children: Sequence[Reference]) -> Descriptor:
+    """Raises FormatError, also for a root that is not in *children* or of another kind."""
     if len(raw) != DESCRIPTOR_SIZE:
         raise FormatError("a stream descriptor has another size")
     length, exponent, cut, slot = _DESCRIPTOR.unpack(raw)
-    if not 16 <= exponent <= 22 or cut != FIXED or slot > len(children) or length >= 2**63:
+    if cut > FIXED:
+        raise NewerFormat(f"a stream of cut {cut}", "use a newer version of transfer")
+    if slot > len(children):
+        raise FormatError("a stream's root is no child of its page")
+    found = Descriptor(length, 1 << exponent, cut, children[slot - 1] if slot else None)
+    check_descriptor(found)
+    return found
+
+
+def check_descriptor(descriptor: Descriptor) -> None:
+    length, block_size, cut, root = descriptor
+    in_range = block_size.bit_count() == 1 and MIN_BLOCK <= block_size <= MAX_BLOCK
+    if not in_range or cut != FIXED or not 0 <= length <= MAX_LENGTH:
         raise FormatError("a stream descriptor beyond the limits")
-    root = children[slot - 1] if slot else None
-    if root is not None and (not length or root.tag != root_tag(length, 1 << exponent)):
+    if root is not None and (not length or root.tag != root_tag(length, block_size)):
         raise FormatError("a stream's root has another kind than its length asks for")
-    return Descriptor(length, 1 << exponent, cut, root)
