@@ -99,10 +99,11 @@ def test_a_directory_on_the_way_that_became_a_symlink(root, directories, place, 
     assert refusal(directories, file) == "replaced"
 
 
-def test_a_file_that_is_gone_is_an_os_error(directories, path, file):
+def test_a_file_that_is_gone_is_to_be_scanned_again(directories, path, file):
     os.unlink(path)
-    with pytest.raises(FileNotFoundError), open_file(directories, file):
+    with pytest.raises(SourceChanged) as told, open_file(directories, file):
         pass
+    assert told.value.code == "replaced"
 
 
 def test_the_refusal_comes_back_whole_from_a_worker():

@@ -6,8 +6,7 @@ lane, and `seal_kept` seals of it what the vault lacks, into the lane's slot.
 
 import os
 import stat as modes
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -32,6 +31,7 @@ from transfer.sources.reading import (
     data_extents,
     open_file,
     read_into,
+    unchanged,
 )
 from transfer.sources.scan import list_names, scan
 
@@ -129,10 +129,10 @@ def read_files(
     at = 0
     for file in files:
         try:
-            with _open(lane.tools.directories, file, strict) as fd:
+            with open_file(lane.tools.directories, file, strict) as fd:
                 size = file.stat.size
                 got = read_into(fd, 0, room[at : at + size])
-                if strict and (got != size or _has_changed(fd, file)):
+                if strict and (got != size or not unchanged(fd, file.stat)):
                     raise SourceChanged("changed", file.name)
                 results.append(_identify(lane, room[at : at + size], block_size, kept))
                 at += size
@@ -165,7 +165,7 @@ def _id_of(lane: Lane[Tools], block: memoryview) -> bytes | None:
 def extents(
     lane: Lane[Tools], file: SourceFile, offset: int, end: int, strict: bool
 ) -> list[tuple[int, int]]:
-    with _open(lane.tools.directories, file, strict) as fd:
+    with open_file(lane.tools.directories, file, strict) as fd:
         return list(data_extents(fd, offset, end))
 
 
@@ -174,38 +174,13 @@ def read_blocks(
 ) -> list[bytes | None]:
     """IDs of the extent's blocks, None for zeros. What is missing at the end reads as zeros."""
     room = memoryview(bytearray(length))
-    with _open(lane.tools.directories, file, strict) as fd:
+    with open_file(lane.tools.directories, file, strict) as fd:
         read_into(fd, offset, room)
-        if strict and _has_changed(fd, file):
+        if strict and not unchanged(fd, file.stat):
             raise SourceChanged("changed", file.name)
     blocks = [room[at : at + block_size] for at in range(0, length, block_size)]
     lane.kept.setdefault("blocks", []).extend(blocks)
     return [_id_of(lane, block) for block in blocks]
-
-
-def _has_changed(fd: int, file: SourceFile) -> bool:
-    found = os.fstat(fd)
-    stat = file.stat
-    return (found.st_size, found.st_mtime_ns, found.st_ctime_ns) != (
-        stat.size, stat.mtime, stat.ctime,
-    )  # fmt: skip
-
-
-@contextmanager
-def _open(directories: OpenDirectories, file: SourceFile, strict: bool) -> Iterator[int]:
-    if strict:
-        with open_file(directories, file) as fd:
-            yield fd
-        return
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    fd = os.open(file.name, flags, dir_fd=directories.fd(file.place))
-    try:
-        found = os.fstat(fd)
-        if (found.st_dev, found.st_ino) != (file.stat.dev, file.stat.ino):
-            raise SourceChanged("replaced", file.name)
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def seal_kept(lane: Lane[Tools], wanted: Sequence[tuple[int, bytes]]) -> list[int]:

@@ -14,7 +14,8 @@ _FLAGS = (
     | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_CLOEXEC", 0)
 )  # fmt: skip
 _NOATIME = getattr(os, "O_NOATIME", 0)
-_REPLACED = {errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO}  # symlink, directory, socket
+# A symlink, a directory, a socket, or nothing.
+_REPLACED = {errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.ENOENT}
 
 
 class SourceFile(NamedTuple):
@@ -37,16 +38,17 @@ class SourceChanged(Exception):
 
 
 @contextmanager
-def open_file(directories: OpenDirectories, file: SourceFile) -> Iterator[int]:
+def open_file(directories: OpenDirectories, file: SourceFile, strict: bool = True) -> Iterator[int]:
     """A descriptor to read the very file that was scanned, or SourceChanged, or OSError.
 
-    A fifo, a symlink or a device that took the file's name is neither waited for nor read.
+    With *strict* off it may have been written since. A fifo, a symlink or a device that took the
+    file's name is neither waited for nor read.
     """
     fd = _open(directories, file)
     try:
         now = to_stat(os.fstat(fd))
-        if not now.same_content(file.stat):
-            same_file = now.type == file.stat.type and now.identity == file.stat.identity
+        same_file = now.type == file.stat.type and now.identity == file.stat.identity
+        if not same_file or (strict and not now.same_content(file.stat)):
             raise SourceChanged("changed" if same_file else "replaced", file.name)
         yield fd
     finally:
