@@ -7,7 +7,13 @@ import pytest
 
 from tests.acceptance import trees
 from tests.acceptance.needs import lacking
-from tests.acceptance.shell import Shell
+from tests.acceptance.shell import Shell, end_all
+
+
+@pytest.fixture(autouse=True)
+def no_process_outlives_its_test():
+    yield
+    end_all()
 
 
 @pytest.fixture

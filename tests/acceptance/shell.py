@@ -11,6 +11,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PASSPHRASE = "correct horse battery staple"
+_started: "list[subprocess.Popen[str]]" = []
 
 
 @dataclass
@@ -44,10 +45,12 @@ class Shell:
         rights = {} if self.user is None else {
             "user": self.user, "group": self.user, "extra_groups": [],
         }  # fmt: skip
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True, cwd=self.place, **rights,
         )  # fmt: skip
+        _started.append(process)
+        return process
 
     def finish(self, process: "subprocess.Popen[str]", expect: int | None = 0) -> dict[str, Any]:
         with process:
@@ -56,6 +59,15 @@ class Shell:
         answer: dict[str, Any] = json.loads(out) if out else {}
         assert expect in (None, process.returncode), (process.returncode, answer, errors)
         return answer
+
+
+def end_all() -> None:
+    """Kill what a test that failed has left running."""
+    while _started:
+        with _started.pop() as process:
+            process.kill()
+            if process.stdout and not process.stdout.closed:
+                process.communicate()
 
 
 def alive(pid: int) -> bool:

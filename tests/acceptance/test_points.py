@@ -1,0 +1,85 @@
+"""Every point is restorable by itself, whatever happens to all that only other points name."""
+
+import os
+import random
+import shutil
+import subprocess
+
+import pytest
+
+from tests.acceptance import trees
+from tests.acceptance.agent import Machine, closure, damage, frames_of
+from tests.acceptance.compare import differences
+
+COUNT = 10
+
+
+def made_tree(top):
+    """Directories of several pages, a large file with two names, and little ones."""
+    trees.many_files(top / "many", 250)
+    (top / "flat").mkdir()
+    for number in range(700):
+        (top / "flat" / f"{number:04}").write_bytes(b"%d" % number)
+    trees.image(top / "large", 7 << 20)
+    os.link(top / "large", top / "hard")
+    (top / "link").symlink_to("large")
+    return top
+
+
+def change(top, generator):
+    """Something of everything that happens to a tree between two backups."""
+    places = (top / "many", top / "flat")
+    files = sorted(path for place in places for path in place.rglob("*") if path.is_file())
+    gone, written, renamed, moved, touched, *modes = generator.sample(files, 8)
+    gone.unlink()
+    written.write_bytes(generator.randbytes(generator.randrange(9000)))
+    renamed.rename(renamed.with_name(f"renamed-{generator.randrange(10**6)}"))
+    moved.rename(top / f"moved-{generator.randrange(10**6)}")
+    os.utime(touched, ns=(0, generator.randrange(2**60)))
+    for path in modes:
+        path.chmod(generator.choice([0o600, 0o640, 0o755]))
+    (top / f"new-{generator.randrange(10**6)}").mkdir()
+    with (top / "large").open("r+b") as file:
+        file.seek(generator.randrange(7 << 20))
+        file.write(b"!")
+
+
+@pytest.fixture
+async def ten(tmp_path):
+    """A machine, the IDs of ten points of one changing tree, and the tree as each saw it."""
+    machine, generator = Machine(tmp_path), random.Random("ten points")
+    top = made_tree(tmp_path / "tree")
+    made = {}
+    for number in range(COUNT):
+        result = await machine.backup(top)
+        assert result.warnings == []
+        seen = tmp_path / "seen" / str(number)
+        seen.mkdir(parents=True)
+        subprocess.run(["cp", "-a", top, seen], check=True)
+        made[result.point] = seen / "tree"
+        change(top, generator)
+    return machine, made
+
+
+async def test_ten_points_each_come_back_when_all_that_only_the_others_name_is_damaged(
+    ten, tmp_path
+):
+    machine, made = ten
+    frames = frames_of(machine.vault)
+    roots = {each.point_id.hex(): each.root for each in await machine.points()}
+    reached = {point: closure(frames, root) for point, root in roots.items()}
+    assert set.intersection(*reached.values())
+    assert set(frames) == set.union(*reached.values())  # nothing was sent in vain
+    for number, (point, seen) in enumerate(made.items()):
+        hurt = Machine(tmp_path, vault=f"vault-{number}")
+        shutil.copytree(machine.vault, hurt.vault)
+        others = set(frames) - reached[point]
+        for path, placed in (place for other in others for place in frames[other]):
+            damage(hurt.vault / path.relative_to(machine.vault), placed)
+        result = await hurt.restore(tmp_path / f"back-{number}", item=f"item@{point}")
+        assert (result.damaged, result.warnings) == ([], [])
+        assert differences(seen, tmp_path / f"back-{number}" / "tree") == []
+        # The damage is real: a point that names it tells of it.
+        other = next(each for each in made if reached[each] & others)
+        assert (await hurt.restore(tmp_path / f"hurt-{number}", item=f"item@{other}")).damaged
+        shutil.rmtree(hurt.vault)
