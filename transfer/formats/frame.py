@@ -9,7 +9,7 @@
          8     2  flags           see below
         10     2  child count     references between header and payload
         12     4  plain length    of the payload once opened and decompressed: data at most 4 MiB,
-                                  page and index 256 KiB, point 64 KiB, stream node 290
+                                  page and index 256 KiB, point 60 KiB, stream node 290
         16     4  payload length  at most plain length + 1 KiB, tag included
         20     1  dictionary      0 = none
         21     3  reserved        zero
@@ -68,7 +68,7 @@ MAX_PLAIN_OF = {
     Kind.STREAM: 2 + 32 + 256,  # see stream.py
     Kind.PAGE: 256 * 1024,
     Kind.INDEX: 256 * 1024,
-    Kind.POINT: 64 * 1024,
+    Kind.POINT: 60 * 1024,  # with all around it, less than a point's 64 KiB
 }
 MAX_EXPANSION = 1024
 MAX_FRAME = 112 + 512 * REFERENCE_SIZE + MAX_PLAIN + MAX_EXPANSION
