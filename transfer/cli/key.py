@@ -1,12 +1,23 @@
 """The keyring: show it, change the passphrase, print a new recovery key, rotate keys.
 
-A soft rotation begins an epoch: new data gets a new key, nothing is sent again. --hard is for after
-a compromise: everything is read and sent again under new IDs, the passphrase must be another one,
-and recovery keys must be printed anew.
+status      what opens the newest version, and its generation and epoch
+passphrase  a new one replaces the old; old versions of the keyring still open with the old one
+recovery    print a new recovery key, which replaces the old one and opens with --recovery-key-file
+rotate      begin an epoch: new data gets a new key, nothing is sent again. --hard, after a machine
+            or a key was compromised, begins a generation: everything is read and sent again, the
+            passphrase must be another one, and the recovery key must be printed anew
+
+Examples:
+  transfer key recovery --vault /mnt/vault
+  transfer key passphrase --vault /mnt/vault --recovery-key-file printed.txt
+
+Exit status: 0 done, 64 usage, 65 damaged keyring, 75 vault in use: try again later, 77 wrong
+passphrase or recovery key, or another machine changed the keyring at the same time.
 """
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +34,9 @@ NO_RECOVERY_KEY = "no recovery key opens this keyring: print one with `transfer 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("status", "passphrase", "recovery", "rotate"))
     parser.add_argument(
-        "--new-passphrase-file", type=Path, metavar="FILE", help="with passphrase, rotate --hard"
-    )
+        "--new-passphrase-file", type=Path, metavar="FILE",
+        help="with passphrase and rotate --hard (default: ask on the terminal)",
+    )  # fmt: skip
     parser.add_argument(
         "--hard", action="store_true", help="with rotate: a new generation, after a compromise"
     )
@@ -32,18 +44,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> output.Outcome:
-    _check(args)
+    needs_new = args.action == "passphrase" or args.hard
+    _check(args, needs_new)
+    # Before anything is opened: what is wrong with it is said at once.
+    given = read_secret(args.new_passphrase_file) if args.new_passphrase_file else None
 
     async def work(agent: "Agent") -> tuple[dict[str, Any], str | None]:
         from transfer.jobs import keys as job
 
+        new = given or prompt(True) if needs_new else ""
         printed = None
         if args.action == "passphrase":
-            await job.change_passphrase(agent, _new(args))
+            await job.change_passphrase(agent, new)
         elif args.action == "recovery":
             printed = await job.new_recovery_key(agent)
         elif args.hard:
-            await job.rotate_hard(agent, _new(args))
+            await job.rotate_hard(agent, new)
         elif args.action == "rotate":
             await job.rotate(agent)
         return dataclasses.asdict(job.key_status(agent)), printed
@@ -51,12 +67,18 @@ def run(args: argparse.Namespace) -> output.Outcome:
     return _outcome(*options.run_agent(args, work))
 
 
-def _check(args: argparse.Namespace) -> None:
+def _check(args: argparse.Namespace, needs_new: bool) -> None:
     if args.hard and args.action != "rotate":
         raise UsageError(f"--hard is no option of `key {args.action}`", "it goes with rotate")
-    if args.new_passphrase_file and not (args.hard or args.action == "passphrase"):
+    if args.quiet and args.action == "recovery" and not args.json:
+        raise UsageError("--quiet would hide the recovery key", "leave it out")
+    if args.new_passphrase_file and not needs_new:
         raise UsageError(
-            f"`key {args.action}` takes no new passphrase", "key passphrase and rotate --hard do"
+            f"this takes no new passphrase: key {args.action}", "passphrase and rotate --hard do"
+        )
+    if needs_new and not args.new_passphrase_file and not sys.stdin.isatty():
+        raise UsageError(
+            "no new passphrase: there is no terminal to ask on", "use --new-passphrase-file FILE"
         )
 
 
@@ -72,9 +94,3 @@ def _outcome(status: dict[str, Any], printed: str | None) -> output.Outcome:
     if not status["recovery_keys"]:
         return output.Outcome({**status, "hint": NO_RECOVERY_KEY}, [*lines, NO_RECOVERY_KEY])
     return output.Outcome(status, lines)
-
-
-def _new(args: argparse.Namespace) -> str:
-    if args.new_passphrase_file:
-        return read_secret(args.new_passphrase_file)
-    return prompt(True)
