@@ -2,8 +2,8 @@
 
 One task per directory, at most BRANCHES of them side by side; a directory beyond that is walked in
 its parent's place, so neither depth nor width of a tree takes memory. Within a directory names are
-listed tasks.LISTED bytes at a time, and scanned CHUNK at a time. Memory per directory in work: its
-listed names, one chunk of entries, one page.
+listed tasks.LISTED bytes at a time, and scanned SCANNED at a time. Memory per directory in work:
+its listed names, SCANNED entries, one page.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from transfer.policy.globs import Globs
 from transfer.sources.base import Scanned
 
 BRANCHES = 32
-CHUNK = 512
+SCANNED = 512
 
 
 @dataclass
@@ -148,14 +148,14 @@ class TreeSender:
             listing = listing._replace(names=[tasks.CACHE_NAME], more=False)
         while True:
             names = listing.names
-            for first in range(0, len(names), CHUNK):
-                for each in await self._chunk(directory, names[first : first + CHUNK]):
+            for first in range(0, len(names), SCANNED):
+                for each in await self._part(directory, names[first : first + SCANNED]):
                     yield each
             if not listing.more:
                 return
             listing = await self._sender.pool.call(tasks.list_directory, directory.place, names[-1])
 
-    async def _chunk(self, directory: _Directory, names: Sequence[bytes]) -> list[_Placed]:
+    async def _part(self, directory: _Directory, names: Sequence[bytes]) -> list[_Placed]:
         scanned = await self._scan(directory, names)
         entries: dict[bytes, Entry] = {}
         pages: list[bytes | None] = []
