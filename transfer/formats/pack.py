@@ -30,7 +30,14 @@
         56     4  check          CRC-32 of bytes 0 to 55 of the footer
 
 Integers are little-endian. Index and footer are the trailer. An open pack has none, and only
-grows; after a crash it keeps its whole frames and gets a trailer.
+grows; after a crash it keeps its whole frames and gets a trailer. All later versions keep the
+footer's 60 bytes.
+
+Frames of the index do not overlap; between them may lie what was damaged when a crashed pack got
+its trailer. Points are in no pack.
+
+A client chooses the payload of its frames, so an open pack may end in bytes that look like a
+trailer. It cannot forge the digest: that covers the pack ID, which it is never told.
 """
 
 import struct
@@ -38,13 +45,14 @@ import zlib
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from itertools import pairwise
+from operator import attrgetter
 from typing import NamedTuple
 
 from blake3 import blake3
 
 from transfer.errors import FormatError, NewerFormat
 from transfer.formats import frame
-from transfer.formats.reference import REFERENCE_SIZE, Buffer, Kind, Reference, check_tag
+from transfer.formats.reference import NULL_ID, REFERENCE_SIZE, Buffer, Kind, Reference, check_tag
 
 MAX_PACK = 256 * 2**20
 FULL_PACK = 64 * 2**20
@@ -114,6 +122,8 @@ def entry_of(header: frame.Header, offset: int) -> IndexEntry:
 
 
 def encode_header(header: PackHeader) -> bytes:
+    if (len(header.domain), len(header.pack_id)) != (16, 16):
+        raise ValueError("a pack needs a domain and an ID of 16 bytes")
     head = _HEADER.pack(b"TPCK", 1, header.pack_class, bytes(2), header.domain, header.pack_id, 0)
     return head[:-4] + zlib.crc32(head[:-4]).to_bytes(4, "little")
 
@@ -126,15 +136,20 @@ def decode_header(buffer: Buffer) -> PackHeader:
     magic, version, pack_class, reserved, domain, pack_id, check = _HEADER.unpack(raw)
     if magic != b"TPCK" or check != zlib.crc32(raw[:-4]):
         raise FormatError("no intact pack header")
-    if version != 1:
-        raise NewerFormat(f"a pack of version {version}", "use a newer version of transfer")
-    if pack_class not in (1, 2) or reserved != bytes(2):
+    if version != 1 or pack_class > max(PackClass):
+        raise NewerFormat(
+            f"a pack of version {version}, class {pack_class}", "use a newer version of transfer"
+        )
+    if not pack_class or reserved != bytes(2):
         raise FormatError("a pack header beyond the limits")
     return PackHeader(domain, PackClass(pack_class), pack_id)
 
 
 def encode_index(entries: Iterable[IndexEntry]) -> bytes:
-    return b"".join(_ENTRY.pack(*entry) for entry in sorted(entries))
+    ordered = sorted(entries)
+    if any((len(entry.id), len(entry.epoch)) != (32, 8) for entry in ordered):
+        raise ValueError("an index entry needs an ID of 32 bytes and an epoch of 8")
+    return b"".join(_ENTRY.pack(*entry) for entry in ordered)
 
 
 def encode_footer(index_at: int, count: int, digest: bytes) -> bytes:
@@ -153,7 +168,7 @@ def encode_trailer(entries: Iterable[IndexEntry], index_at: int, before: blake3)
 def decode_trailer(pack: Buffer) -> Trailer | None:
     """The trailer of a whole pack, limits checked; None when no footer is there (an open pack).
 
-    Does not read the frames; `digest_holds` does.
+    Raises FormatError for damage. Does not read the frames; `digest_holds` does.
     """
     view = memoryview(pack)
     footer_at = len(view) - FOOTER_SIZE
@@ -164,6 +179,8 @@ def decode_trailer(pack: Buffer) -> Trailer | None:
     if check != zlib.crc32(raw[:-4]):
         return None
     if version != 1:
+        if blake3(view[:footer_at]).digest() != digest:
+            return None  # a client's bytes, and no trailer
         raise NewerFormat(f"a pack trailer of version {version}", "use a newer version of transfer")
     if reserved != bytes(3) or index_at < HEADER_SIZE or index_at + count * ENTRY_SIZE != footer_at:
         raise FormatError("a pack footer beyond the limits")
@@ -176,14 +193,29 @@ def _check_entries(entries: tuple[IndexEntry, ...], index_at: int) -> None:
     if any(left >= right for left, right in pairwise(entries)):
         raise FormatError("a pack index is out of order")
     for entry in entries:
-        check_tag(entry.tag)
-        if (
-            entry.plain_length > frame.MAX_PLAIN
-            or entry.payload_length > entry.plain_length + frame.MAX_EXPANSION
-            or entry.child_count > frame.MAX_CHILDREN[Kind(entry.tag >> 4)]
-            or not HEADER_SIZE <= entry.offset <= index_at - entry.frame_length
-        ):
-            raise FormatError("a pack index entry beyond the limits")
+        _check_entry(entry)
+    end = HEADER_SIZE
+    for entry in sorted(entries, key=attrgetter("offset")):
+        if entry.offset < end:
+            raise FormatError("a pack index names frames that overlap")
+        end = entry.offset + entry.frame_length
+    if end > index_at:
+        raise FormatError("a pack index names a frame beyond the last one")
+    if len({class_of(entry.tag) for entry in entries}) > 1:
+        raise FormatError("a pack index names frames of two classes")
+
+
+def _check_entry(entry: IndexEntry) -> None:
+    check_tag(entry.tag)
+    kind = Kind(entry.tag >> 4)
+    if (
+        kind is Kind.POINT
+        or entry.id == NULL_ID
+        or entry.plain_length > frame.MAX_PLAIN_OF[kind]
+        or not 16 <= entry.payload_length <= entry.plain_length + frame.MAX_EXPANSION
+        or not frame.MIN_CHILDREN[kind] <= entry.child_count <= frame.MAX_CHILDREN[kind]
+    ):
+        raise FormatError("a pack index entry beyond the limits")
 
 
 def digest_holds(pack: Buffer, trailer: Trailer) -> bool:
@@ -195,15 +227,22 @@ def walk(pack: Buffer, start: int = HEADER_SIZE, end: int | None = None) -> Iter
     """Each intact frame of an open, cut or damaged pack, ascending; the last one's end is the cut.
 
     A damaged frame in the middle costs itself only: frames after it were acknowledged as well.
+    Raises NewerFormat for a frame of a later version, as long as all before it were whole: to cut
+    it off would lose it. After damage its bytes may be a client's, inside of another frame.
     """
     view = memoryview(pack)[:end]
-    offset = start
+    offset, whole = start, True
     while offset + _MIN_FRAME <= len(view):
         try:
             found = frame.decode(view, offset)
-        except (FormatError, NewerFormat):
+        except FormatError:
+            found = None
+        except NewerFormat:
+            if whole:
+                raise
             found = None
         if found is None:
+            whole = False
             offset = _next_magic(view, offset + 1)
             continue
         yield PlacedFrame(offset, found[0])
