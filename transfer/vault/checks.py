@@ -6,7 +6,7 @@ from typing import NamedTuple
 from transfer.crypto import signing
 from transfer.errors import FormatError, Refused
 from transfer.formats import frame, keyring, point
-from transfer.formats.reference import Buffer, Kind, Reference, decode_references
+from transfer.formats.reference import Buffer, Kind, Reference
 from transfer.vault.base import MAX_BODY, MAX_FRAMES
 
 Epochs = frozenset[tuple[bytes, int]]  # epoch with its generation
@@ -44,9 +44,11 @@ def split(frames: Buffer) -> list[Arrived]:
 
 def _check(header: frame.Header, raw: memoryview) -> Arrived:
     body = raw[frame.HEADER_SIZE :]
-    sound = frame.checksum_of(body) == header.checksum and header.kind != Kind.POINT
+    storable = header.kind != Kind.POINT and header.may_be_copied
+    sound = storable and frame.checksum_of(body) == header.checksum
     try:
-        references = decode_references(body[: header.children_size]) if sound else ()
+        children = body[: header.children_size]
+        references = frame.decode_children(header.tag, children) if sound else ()
     except FormatError:
         sound, references = False, ()
     return Arrived(header, references, raw, sound)
