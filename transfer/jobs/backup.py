@@ -115,6 +115,8 @@ class _Run:
         decoded = [point_codec.decode(each.record) for each in stored]
         mine = [each for each in decoded if each.item == self.item and self._holds(each)]
         newest = max(mine, key=lambda each: each.order, default=None)
+        if newest is not None:
+            newest.check_parent()
         self._compare_with_head(newest, in_doubt)
         return newest and Parent(newest, await pool.call(tasks.open_point, newest.sealed))
 
