@@ -17,9 +17,10 @@ class Machine:
 
     def __init__(self, top: Path, state: str = "state", vault: str = "vault") -> None:
         self.top, self.state, self.vault = top, top / state, top / vault
+        self.passphrase = PASSPHRASE
 
     def open(self):
-        return open_agent(self.state, self.vault, Secret(lambda _: PASSPHRASE), create=True)
+        return open_agent(self.state, self.vault, Secret(lambda _: self.passphrase), create=True)
 
     async def backup(self, *paths, item="item", **options):
         options = {"workers": 0} | options
