@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -284,6 +285,7 @@ def test_no_secret_is_in_a_process_list(shell):
         reader = threading.Thread(target=process.stdout.read)
         reader.start()
         while process.poll() is None:
+            time.sleep(0.02)
             for pid, text in descendants(process.pid).items():
                 looked.setdefault(pid, set()).add(text)
         reader.join()

@@ -1,4 +1,16 @@
-"""Keys derived from a domain's secrets: IDs, name cuts, frame keys. All by keyed BLAKE3."""
+"""Keys and IDs derived from a domain's secrets, all by keyed BLAKE3.
+
+    what        keyed with         over                                              bytes
+    ID key      generation key     "transfer id 1", tag (1)                             32
+    ID          ID key             child list, plaintext, child list's length (4)       32
+    name hash   generation key     "transfer name cut 1", name                           8
+    item ID     first generation's "transfer item 1", machine ID (16), item's name      16
+    link group  generation key     "transfer link group 1", length (2) of the file      16
+                                   system's ID, that ID, handle
+    frame key   epoch's seal key   "transfer frame key 1", header with checks zeroed    32
+
+Integers are little-endian. No label is the beginning of another.
+"""
 
 from blake3 import blake3
 

@@ -1,7 +1,14 @@
 """Wrap a keyring key for a passphrase or a printed recovery key; open secrets with it.
 
-Argon2id, then HKDF-SHA256 to a wrap key and a commitment. The commitment is compared first, in
-constant time: AES-GCM alone would let one ciphertext open under many keys.
+    Argon2id(secret, salt, memory, passes, lanes)              -> 32 bytes
+    HKDF-Expand-SHA256(those, "transfer wrap 1" + bound, 64)   -> wrap key, commitment
+    AES-256-GCM(wrap key, keyring key, bound)                  -> what the keyring stores
+    HKDF-SHA256(keyring key, salt of the version, "transfer keyring 1") -> key of the secrets
+
+*bound* is JSON without blanks: [domain, version, wrap ID, kind, [memory, passes, lanes]], bytes in
+base64; version is the one the wrap was made in. Nonces are zero, as no key here is used twice. The
+commitment is compared first, in constant time: AES-GCM alone would let one ciphertext open under
+many keys.
 """
 
 import hmac
