@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from transfer.files.directories import OpenDirectories, Place
+from transfer.files.directories import OpenDirectories, Place, identity
 
 NAME = b"n" * 255
 
@@ -78,3 +78,20 @@ def test_what_is_forgotten_is_opened_anew(root, directories):
     os.makedirs(os.path.join(root, b"a/b"))
     directories.forget(Place(root, (b"a",)))
     assert os.fstat(directories.fd(Place(root, (b"a", b"b")))).st_ino != old
+
+
+def test_a_pinned_place_is_that_very_directory(root, directories):
+    top = os.path.join(root, b"a")
+    os.makedirs(os.path.join(top, b"b"))
+    place = Place(root, (b"a", b"b"))
+    pinned = place._replace(pin=identity(directories.fd(place)))
+    assert directories.fd(pinned) == directories.fd(place)
+    os.rename(top, top + b"-aside")
+    os.makedirs(os.path.join(top, b"b"))
+    fresh = OpenDirectories()
+    assert fresh.fd(place) != fresh.fd(Place(root, (b"a",)))
+    with pytest.raises(OSError, match="another directory"):
+        fresh.fd(pinned)
+    with pytest.raises(FileNotFoundError):
+        fresh.fd(pinned.child(b"below"))  # what is below is pinned by itself
+    fresh.close()

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from transfer.errors import TargetRefused, TargetUnusable
+from transfer.errors import NoSpace, TargetRefused, TargetUnusable
 from transfer.targets.image import image_target, write_block, zero
 from transfer.targets.names import TEMPORARY
 
@@ -88,6 +88,39 @@ def test_what_cannot_be_a_target(path, root):
     for refused in (path, root):
         with pytest.raises(TargetRefused), image_target(refused, 1, replace=True):
             pass
+
+
+@pytest.mark.parametrize("plant", [os.symlink, os.link])
+@pytest.mark.parametrize("raw", [b"", b"secret"])
+def test_what_leads_to_somebodys_file_is_refused(path, root, plant, raw):
+    victim = os.path.join(root, b"victim")
+    with open(victim, "wb") as file:
+        file.write(raw)
+    plant(victim, path)
+    before = os.lstat(victim)
+    for replace in (False, True):
+        with pytest.raises(TargetRefused), image_target(path, MIB, replace):
+            pass
+    assert (os.lstat(victim), content(victim)) == (before, raw)
+
+
+def test_a_symlink_to_nothing_makes_nothing(path, root):
+    os.symlink(os.path.join(root, b"victim"), path)
+    with pytest.raises(TargetRefused), image_target(path, MIB, replace=True):
+        pass
+    assert os.listdir(root) == [os.path.basename(path)]
+
+
+def test_a_symlink_to_a_device_is_refused(path, device):
+    link = path + b"-link"
+    os.symlink(device, link)
+    with pytest.raises(TargetRefused), image_target(link, MIB, replace=True):
+        pass
+
+
+def test_a_full_disk_is_named():
+    with pytest.raises(NoSpace, match="/dev/full"):
+        write_block(os.open("/dev/full", os.O_WRONLY), 0, b"x")
 
 
 def test_a_device_needs_replace_and_room(device):

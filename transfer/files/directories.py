@@ -4,6 +4,7 @@ A path given to the kernel ends at 4096 bytes and follows every symlink on its w
 descriptors has no such limit, and a directory replaced by a symlink is an error.
 """
 
+import errno
 import os
 from collections import OrderedDict
 from typing import NamedTuple
@@ -13,10 +14,14 @@ _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
 class Place(NamedTuple):
-    """A directory: *parts* below *root*, which is the absolute path of a directory."""
+    """A directory: *parts* below *root*, which is the absolute path of a directory.
+
+    A pinned one is only the very directory (device, inode) that had this path once.
+    """
 
     root: bytes
     parts: tuple[bytes, ...] = ()
+    pin: tuple[int, int] | None = None
 
     def child(self, name: bytes) -> "Place":
         return Place(self.root, (*self.parts, name))
@@ -25,6 +30,12 @@ class Place(NamedTuple):
     def path(self) -> bytes:
         """For messages; it may be longer than the kernel takes."""
         return b"/".join((self.root.rstrip(b"/"), *self.parts)) or b"/"
+
+
+def identity(fd: int) -> tuple[int, int]:
+    """(device, inode) of what is open."""
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
 
 
 class OpenDirectories:
@@ -43,7 +54,16 @@ class OpenDirectories:
         return len(self._open)
 
     def fd(self, place: Place) -> int:
-        """The descriptor of *place*, good until *limit* / 2 other places were asked for."""
+        """The descriptor of *place*, good until *limit* / 2 other places were asked for.
+
+        Raises OSError (ESTALE) if another directory has the path of a pinned place.
+        """
+        fd = self._open_unpinned(place._replace(pin=None))
+        if place.pin is not None and identity(fd) != place.pin:
+            raise OSError(errno.ESTALE, "another directory has its name now", place.path)
+        return fd
+
+    def _open_unpinned(self, place: Place) -> int:
         depth = self._deepest_open(place)
         if depth < 0:
             fd = self._keep(Place(place.root), os.open(place.root, _FLAGS))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from transfer.errors import TargetRefused, TargetUnusable
+from transfer.files.metadata import anchored
 from transfer.formats.reference import Buffer
 from transfer.targets import target_errors
 from transfer.targets.names import publish, temporary_name
@@ -17,7 +18,7 @@ from transfer.targets.zeros import make_hole, write_all, write_zeros
 _BLKZEROOUT = 0x127F
 _SECTOR = 512
 _UNUSABLE = (errno.EBUSY, errno.ETXTBSY, errno.EFBIG, errno.EACCES, errno.EPERM, errno.ENXIO)
-_FLAGS = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC
+_FLAGS = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class ImageTarget:
@@ -55,7 +56,8 @@ class ImageTarget:
 def image_target(path: bytes, size: int, replace: bool) -> Iterator[ImageTarget]:
     """*path*, to be written, with room for *size* bytes.
 
-    A file that is there keeps its bytes, so that equal blocks need not be written: whoever
+    A symlink is refused: it may be a trap, and whoever means what it leads to can name that. A
+    file that is there keeps its bytes, so that equal blocks need not be written: whoever
     restores writes or zeroes all the others. Raises TargetRefused for a non-empty file or a device
     unless *replace* allows them, TargetUnusable for a device that is in use or too small.
     """
@@ -69,9 +71,11 @@ def image_target(path: bytes, size: int, replace: bool) -> Iterator[ImageTarget]
 
 def _open(path: bytes, size: int, replace: bool) -> ImageTarget:
     try:
-        mode = os.stat(path).st_mode
+        mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return _create(path, size)
+    if modes.S_ISLNK(mode):
+        raise TargetRefused(f"{_shown(path)} is a symlink", "name what it leads to")
     if modes.S_ISREG(mode):
         return ImageTarget(path, _open_file(path, size, replace))
     if modes.S_ISBLK(mode):
@@ -80,25 +84,28 @@ def _open(path: bytes, size: int, replace: bool) -> ImageTarget:
 
 
 def write_block(fd: int, offset: int, view: Buffer) -> None:
-    with target_errors(b"image", *_UNUSABLE):
+    with target_errors(_name_of(fd), *_UNUSABLE):
         write_all(fd, offset, memoryview(view))
 
 
 def zero(fd: int, offset: int, length: int) -> None:
     """The range reads as zeros afterwards: a hole in a file, zeroed by the device in a device."""
-    with target_errors(b"image", *_UNUSABLE):
+    with target_errors(_name_of(fd), *_UNUSABLE):
         if modes.S_ISBLK(os.fstat(fd).st_mode):
             _zero_device(fd, offset, length)
         else:
             make_hole(fd, offset, length)
 
 
+def _name_of(fd: int) -> bytes:
+    """A path of what is open, for messages."""
+    return os.readlink(anchored(fd))
+
+
 def _create(path: bytes, size: int) -> ImageTarget:
     temporary = temporary_name()
     above = os.path.dirname(path)
-    fd = os.open(
-        os.path.join(above, temporary), _FLAGS | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600
-    )
+    fd = os.open(os.path.join(above, temporary), _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
     target = ImageTarget(path, fd, temporary)
     try:
         os.ftruncate(fd, size)
@@ -114,6 +121,8 @@ def _open_file(path: bytes, size: int, replace: bool) -> int:
         found = os.fstat(fd)
         if not modes.S_ISREG(found.st_mode):
             raise TargetRefused(f"{_shown(path)} was replaced")
+        if found.st_nlink != 1:
+            raise TargetRefused(f"{_shown(path)} has another name too", "it may be somebody else's")
         if found.st_size and not replace:
             raise _exists(path)
         os.ftruncate(fd, size)

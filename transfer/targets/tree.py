@@ -9,7 +9,7 @@ import os
 import stat as modes
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from transfer.errors import TargetRefused
 from transfer.files.directories import OpenDirectories, Place
@@ -74,11 +74,31 @@ class TreeTarget:
                 return False
             return True
 
-    def finish_directory(self, place: Place, entry: Entry) -> list[str]:
-        """Set the metadata of the directory *entry*.name in *place*, when all in it is done."""
-        with target_errors(place.child(entry.name).path):
-            below = self._directories.fd(place.child(entry.name))
-            return set_metadata(below, entry, self._owner)
+    def enter_directory(self, place: Place, name: bytes) -> Place:
+        """The directory *name*, made for the caller alone if it is not there, as a pinned place:
+        whoever gives its name to another directory gets nothing from us.
+        """
+        made = self.make_directory(place, name)
+        below = place.child(name)
+        with target_errors(below.path):
+            fd = self._directories.fd(below)
+            found = os.fstat(fd)
+            # Between the two calls somebody else's may have taken the new one's place.
+            if made and (found.st_uid != os.geteuid() or os.listdir(fd)):
+                self._directories.forget(below)
+                raise TargetRefused(f"{_text(below.path)} was replaced")
+        return below._replace(pin=(found.st_dev, found.st_ino))
+
+    def finish_directory(
+        self, place: Place, entry: Entry, pin: tuple[int, int] | None = None
+    ) -> list[str]:
+        """Set the metadata of the directory *entry*.name in *place*, when all in it is done.
+
+        *pin* is that of the place that was entered.
+        """
+        below = place.child(entry.name)._replace(pin=pin)
+        with target_errors(below.path):
+            return set_metadata(self._directories.fd(below), entry, self._owner)
 
     def create_file(self, place: Place, name: bytes, length: int) -> bytes:
         """Make an empty file of *length* for the caller alone, and return its temporary name."""
@@ -86,7 +106,11 @@ class TreeTarget:
             temporary = temporary_name()
             file = os.open(temporary, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=fd)
             self._keep(place, temporary, file)
-            os.ftruncate(file, length)
+            try:
+                os.ftruncate(file, length)
+            except BaseException:
+                self.discard(place, temporary)
+                raise
             return temporary
 
     def write(
@@ -145,6 +169,8 @@ class TreeTarget:
         with self._directory(place, name) as fd:
             file = self._file(place, temporary)
             try:
+                if os.fstat(file).st_nlink != 1:  # by another name it would be somebody else's too
+                    raise TargetRefused(f"{_shown(place, temporary)} was linked or removed")
                 failed = set_metadata(file, entry, self._owner)
                 publish(fd, file, temporary, name, replace)
             finally:
@@ -203,13 +229,18 @@ class TreeTarget:
             yield self._directories.fd(place)
 
     def _finish_made(self, fd: int, temporary: bytes, entry: Entry, replace: bool) -> list[str]:
-        with _anchored(fd, temporary) as (anchor, stat):
-            # A second name would be that of somebody's file, linked here to be changed by us.
-            if stat.type is not entry.type or stat.nlink != 1:
-                raise TargetRefused(f"{_text(temporary)} was replaced")
-            failed = set_metadata(anchored(anchor), entry, self._owner)
-            publish(fd, anchor, temporary, entry.name, replace)
-            return failed
+        try:
+            with _anchored(fd, temporary) as (anchor, stat):
+                # A second name would be that of somebody's file, linked here to be changed by us.
+                if stat.type is not entry.type or stat.nlink != 1:
+                    raise TargetRefused(f"{_text(temporary)} was replaced")
+                failed = set_metadata(anchored(anchor), entry, self._owner)
+                publish(fd, anchor, temporary, entry.name, replace)
+                return failed
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary, dir_fd=fd)
+            raise
 
     def _file(self, place: Place, temporary: bytes) -> int:
         file = self._files.get((place, temporary))
