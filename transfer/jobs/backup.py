@@ -15,7 +15,7 @@ import msgspec
 
 from transfer import __version__
 from transfer.crypto import signing
-from transfer.errors import Refused, SessionEnded, UsageError
+from transfer.errors import NotStored, Refused, SessionEnded, UsageError
 from transfer.formats import point as point_codec
 from transfer.formats.journal import Begin
 from transfer.formats.point import Mark, Point, PointDetails
@@ -96,6 +96,8 @@ class _Run:
         in_doubt = await asyncio.to_thread(journal.in_doubt)
         session = await agent.vault.open_session(agent.domain, self.item, agent.machine.owner)
         try:
+            if session.keyring_version > agent.opened.keyring.version:
+                raise NotStored("another machine has changed the keyring meanwhile", "run again")
             pool = agent.pool(self.options.workers, tasks.Tools, self.options.compression)
             async with pool:
                 parent = await self._parent(pool, in_doubt)

@@ -210,7 +210,16 @@ def _die_with(parent: int) -> None:
         sys.exit(1)
 
 
+def _dump_no_core() -> None:
+    """Keys are in this memory; a crash must not put them on a disk."""
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 def main() -> None:
+    _dump_no_core()
     connection, memory, parent = map(int, sys.argv[1:4])
     # Whoever stops a service signals all its processes; only the parent knows when to stop.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
