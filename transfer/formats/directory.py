@@ -28,11 +28,9 @@ from transfer.formats import entry_codec
 from transfer.formats.entry import Entry, check_name, references_of
 from transfer.formats.frame import MAX_PLAIN_OF, decode_children
 from transfer.formats.reference import (
-    REFERENCE_SIZE,
     Buffer,
     Kind,
     Reference,
-    decode_references,
     encode_references,
     tag_of,
 )
@@ -56,12 +54,13 @@ def cut_level(name_hash: int) -> int:
 
 
 def encode_page(page: Sequence[Entry]) -> tuple[bytes, bytes]:
-    """(plaintext, child list); entries are sorted already. Raises ValueError beyond the limits."""
+    """(plaintext, child list). Raises FormatError for a page that no reader would take."""
     children = encode_references(reference for entry in page for reference in references_of(entry))
-    place = {child: number for number, child in enumerate(decode_references(children), 1)}
+    listed = decode_children(tag_of(Kind.PAGE), children)
+    place = {child: number for number, child in enumerate(listed, 1)}
     parts = [entry_codec.encode(entry, place.__getitem__) for entry in page]
     _check_order([entry.name for entry in page])
-    return _limited(parts, children)
+    return _joined(parts), children
 
 
 def decode_page(plain: Buffer, children: bytes) -> list[Entry]:
@@ -80,21 +79,21 @@ def decode_page(plain: Buffer, children: bytes) -> list[Entry]:
 
 
 def encode_index(level: int, index: Sequence[IndexEntry]) -> tuple[bytes, bytes]:
+    """(plaintext, child list). Raises FormatError for an index that no reader would take."""
     children = encode_references(entry.child for entry in index)
-    place = {child: number for number, child in enumerate(decode_references(children), 1)}
+    listed = decode_children(tag_of(Kind.INDEX, level), children)
+    place = {child: number for number, child in enumerate(listed, 1)}
     parts = [
         bytes((len(name),)) + name + place[child].to_bytes(2, "little") for name, child in index
     ]
-    _check_order([entry.first_name for entry in index])
-    return _limited(parts, children)
+    _check_index(index, listed)
+    return _joined(parts), children
 
 
-def _limited(parts: Sequence[bytes], children: bytes) -> tuple[bytes, bytes]:
+def _joined(parts: Sequence[bytes]) -> bytes:
     plain = len(parts).to_bytes(2, "little") + b"".join(parts)
-    within = 1 <= len(parts) <= MAX_ENTRIES and len(plain) <= MAX_PAGE
-    if not within or len(children) > MAX_ENTRIES * REFERENCE_SIZE:
-        raise ValueError(f"a directory page of {len(parts)} entries, {len(plain)} bytes")
-    return plain, children
+    _count(plain)
+    return plain
 
 
 def decode_index(level: int, plain: Buffer, children: bytes) -> list[IndexEntry]:
@@ -106,14 +105,19 @@ def decode_index(level: int, plain: Buffer, children: bytes) -> list[IndexEntry]
         number = int.from_bytes(raw[name_end : name_end + 2], "little")
         if name_end + 2 > len(raw) or not 1 <= number <= len(references):
             raise FormatError("a directory index is cut short or names no child of its own")
-        check_name(raw[at + 1 : name_end])
         index.append(IndexEntry(raw[at + 1 : name_end], references[number - 1]))
         at = name_end + 2
     _check_end(raw, at)
-    _check_order([entry.first_name for entry in index])
-    if not len({entry.child for entry in index}) == len(references) == len(index):
-        raise FormatError("a directory index does not name each of its children once")
+    _check_index(index, references)
     return index
+
+
+def _check_index(index: Sequence[IndexEntry], children: Sequence[Reference]) -> None:
+    for entry in index:
+        check_name(entry.first_name)
+    _check_order([entry.first_name for entry in index])
+    if not len({entry.child for entry in index}) == len(children) == len(index):
+        raise FormatError("a directory index does not name each of its children once")
 
 
 def _count(raw: bytes) -> int:
