@@ -33,8 +33,8 @@ Integers are little-endian. Index and footer are the trailer. An open pack has n
 grows; after a crash it keeps its whole frames and gets a trailer. All later versions keep the
 footer's 60 bytes.
 
-Frames of the index do not overlap; between them may lie what was damaged when a crashed pack got
-its trailer. Points are in no pack.
+A pack has at most 256 MiB. Frames of the index do not overlap; between them may lie what was
+damaged when a crashed pack got its trailer. Points are in no pack.
 
 A client chooses the payload of its frames, so an open pack may end in bytes that look like a
 trailer. It cannot forge the digest: that covers the pack ID, which it is never told.
@@ -171,6 +171,8 @@ def decode_trailer(pack: Buffer) -> Trailer | None:
     Raises FormatError for damage. Does not read the frames; `digest_holds` does.
     """
     view = memoryview(pack)
+    if len(view) > MAX_PACK:
+        raise FormatError(f"no pack has {len(view)} bytes")
     footer_at = len(view) - FOOTER_SIZE
     if footer_at < HEADER_SIZE or bytes(view[footer_at : footer_at + 4]) != b"TEND":
         return None
