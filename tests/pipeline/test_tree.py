@@ -138,6 +138,28 @@ async def test_a_file_that_is_replaced_between_scan_and_read_is_never_taken_for_
         assert found.size == 5000
 
 
+async def test_a_directory_that_another_took_the_place_of_is_not_entered(
+    sending, notes, top, monkeypatch
+):
+    (top / "inner").mkdir()
+    (top / "inner" / "mine").touch()
+    (top.parent / "other").mkdir()
+    (top.parent / "other" / "foreign").touch()
+    scan = tasks.scan
+
+    def scanned(*arguments):
+        found = scan(*arguments)
+        if (top.parent / "other").exists():
+            (top / "inner").rename(top.parent / "aside")
+            (top.parent / "other").rename(top / "inner")
+        return found
+
+    monkeypatch.setattr(tasks, "scan", scanned)
+    _, entries, _, _ = await sent(sending, notes, top)
+    assert b"inner/foreign" not in entries
+    assert notes.warnings == [(os.fsencode(top / "inner"), "unreadable")]
+
+
 async def test_settled_stat_of_the_parent_saves_reading_and_nothing_else_does(sending, notes, top):
     (top / "file").write_bytes(os.urandom(50_000))
     parent, entries, first, _ = await sent(sending, notes, top)

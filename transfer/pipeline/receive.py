@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from transfer.errors import FormatError, FrameMissing
+from transfer.errors import FormatError, FrameMissing, TargetRefused
 from transfer.files.directories import Place
 from transfer.files.metadata import Stat
 from transfer.formats.entry import Content, Entry, FileType, Inline, Root, Slice, decode_xattrs
@@ -70,18 +70,16 @@ class TreeReceiver:
     async def directory(self, place: Place, entry: Entry, path: bytes) -> None:
         """Give back the directory *entry*, whose parent in the target is *place*."""
         try:
-            await self._pool.call(write_tasks.make_directory, place, entry.name)
-        except OSError as error:
-            message = f"no directory can be made here: {error.strerror}"
-            return self._report.warn(path, "exists", message)
-        below = place.child(entry.name)
+            below = await self._pool.call(write_tasks.enter_directory, place, entry.name)
+        except (OSError, TargetRefused) as error:
+            return self._report.warn(path, "exists", f"no directory can be made here: {error}")
         root = entry.content.reference if isinstance(entry.content, Root) else None
         await self._children(below, root, path)
         full = await self._with_xattrs(entry, path)
         try:
-            failed = await self._pool.call(write_tasks.finish_directory, place, full)
-        except OSError as error:
-            return self._report.warn(path, "unwritable", error.strerror or str(error))
+            failed = await self._pool.call(write_tasks.finish_directory, place, full, below)
+        except (OSError, TargetRefused) as error:
+            return self._report.warn(path, "unwritable", str(error))
         self._failed(path, failed)
 
     async def _children(self, place: Place, root: Reference | None, path: bytes) -> None:

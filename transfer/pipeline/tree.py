@@ -212,7 +212,8 @@ class TreeSender:
         root = before.content if before is not None else None
         parent = root.reference if isinstance(root, Root) else None
         below = _Directory(
-            directory.place.child(name), directory.path_of(name), device,
+            directory.place.child(name)._replace(pin=each.stat.identity),
+            directory.path_of(name), device,
             _ParentCursor(self._nodes, parent), directory.until, is_mount,
         )  # fmt: skip
         if not self._branches.locked():

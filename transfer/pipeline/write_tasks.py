@@ -60,12 +60,17 @@ class Written(NamedTuple):
     error: str = ""
 
 
-def make_directory(lane: Lane[WriteTools], place: Place, name: bytes) -> bool:
-    return lane.tools.target.make_directory(place, name)
+def enter_directory(lane: Lane[WriteTools], place: Place, name: bytes) -> Place:
+    """Make it, or go on in the one that is there, without what a killed restore left in it."""
+    below = lane.tools.target.enter_directory(place, name)
+    lane.tools.target.sweep(below)
+    return below
 
 
-def finish_directory(lane: Lane[WriteTools], place: Place, entry: Entry) -> list[str]:
-    return lane.tools.target.finish_directory(place, entry)
+def finish_directory(
+    lane: Lane[WriteTools], place: Place, entry: Entry, pinned: Place
+) -> list[str]:
+    return lane.tools.target.finish_directory(place, entry, pinned.pin)
 
 
 def existing(lane: Lane[WriteTools], place: Place, names: Sequence[bytes]) -> list[Stat | None]:
