@@ -319,3 +319,16 @@ def test_no_secret_is_printed_or_left_in_the_state_directory(shell):
     for path in (shell.top / "vault").rglob("*"):
         if path.is_file():
             assert not seen(path.read_bytes(), secrets)
+
+
+def test_keys_that_were_replaced_are_not_used_again_when_the_vault_is_an_older_copy(shell):
+    top, tree = shell.top, shell.top / "tree"
+    shutil.copytree(top / "vault", top / "older", symlinks=True)
+    assert shell("key", "rotate")[0] == 0
+    (top / "vault").rename(top / "newer")
+    (top / "older").rename(top / "vault")
+    code, answer = shell("backup", "home", tree)
+    assert (code, answer["error"]["code"]) == (65, "vault-rolled-back")
+    assert shell("restore", "home", "--to", top / "out")[0] == 0
+    assert shell("key", "rotate")[0] == 0
+    assert shell("backup", "home", tree)[0] == 0

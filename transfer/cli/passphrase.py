@@ -35,8 +35,10 @@ def read_secret(path: Path) -> str:
     """The passphrase in a file. Raises UsageError, which names the file and never its content."""
     from transfer.crypto.wrap import normalise_passphrase
 
+    raw = _read(path)
     try:
-        return normalise_passphrase(_read(path))
+        normalise_passphrase(raw)
+        return raw.decode()
     except UsageError as error:
         raise UsageError(f"{path}: {error.message}", error.hint) from None
 

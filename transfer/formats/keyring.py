@@ -90,6 +90,9 @@ class Secrets(msgspec.Struct, frozen=True):
     seal_keys: dict[EpochHex, Bytes32]
     current_epoch: Bytes8
 
+    def __repr__(self) -> str:
+        return f"<Secrets, epoch {self.current_epoch.hex()}>"  # no key in a log or a traceback
+
 
 class Keyring(NamedTuple):
     body: Body

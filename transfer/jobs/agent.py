@@ -181,13 +181,30 @@ class Agent:
         """Note that *point* is committed. Whatever the vault was before, that is from now on
         the newest of *item*.
         """
-        head = {item.hex(): Head(number, point)}
+        self._remember({item.hex(): Head(number, point)})
+
+    def remember_keyring(self) -> None:
+        """Note that the keyring that is open now is the newest."""
+        self._remember({})
+
+    def _remember(self, more: dict[str, Head]) -> None:
+        version = self.opened.keyring.version
 
         def change(known: Known | None) -> Known:
             heads = known.heads if known is not None and known.domain == self.domain else {}
-            return Known(self.domain, self.incarnation, heads | head)
+            return Known(self.domain, self.incarnation, heads | more, version)
 
         self.known = self.state.update(self.vault_id, change)
+
+    def check_keyring(self) -> None:
+        """Raise VaultRolledBack rather than seal with keys that were replaced since."""
+        version = self.opened.keyring.version
+        if version < self.known.keyring:
+            raise VaultRolledBack(
+                f"the vault's keyring is version {version}, and version {self.known.keyring} was "
+                "seen before",
+                "ask who restored the vault; `transfer key rotate` goes on from what is there",
+            )
 
 
 def of_item(points: Sequence[ListedPoint], machine: Machine, name: str) -> list[ListedPoint]:
@@ -229,23 +246,27 @@ async def open_agent(
         info = await near.info()
         known = directory.known(info.vault)
         opened = await _open_domain(near, known, secret, create, new_domain)
-        if known is None or known.domain != opened.domain or known.incarnation < info.incarnation:
-            known = directory.update(
-                info.vault, lambda now: _known(now, opened.domain, info.incarnation)
+        version = opened.keyring.version
+        seen = _known(known, opened.domain, info.incarnation, version)
+        if seen != known:
+            seen = directory.update(
+                info.vault, lambda now: _known(now, opened.domain, info.incarnation, version)
             )
         if name is not None and name != machine.name:
             machine = directory.rename(machine, name)
         yield Agent(
-            directory, machine, near, vault, info.vault, info.incarnation, opened, known
+            directory, machine, near, vault, info.vault, info.incarnation, opened, seen
         )  # fmt: skip
     finally:
         await near.close()
 
 
-def _known(now: Known | None, domain: bytes, incarnation: int) -> Known:
+def _known(now: Known | None, domain: bytes, incarnation: int, keyring: int) -> Known:
+    """The highest of what was and what is."""
     if now is None or now.domain != domain:
-        return Known(domain, incarnation)
-    return Known(domain, max(now.incarnation, incarnation), now.heads)
+        return Known(domain, incarnation, {}, keyring)
+    highest = max(now.incarnation, incarnation), max(now.keyring, keyring)
+    return Known(domain, highest[0], now.heads, highest[1])
 
 
 async def _open_domain(
@@ -281,12 +302,9 @@ async def _open_keyring(vault: Vault, domain: bytes, secret: Secret) -> OpenKeyr
         raw = await vault.keyring(domain)
         if raw is None:
             raise VaultRolledBack("the vault has none any more")
-        opened = await asyncio.to_thread(keyrings.open_keyring, raw, secret)
-        if opened.domain != domain:
-            raise IntegrityError(f"it is that of domain {opened.domain.hex()[:8]}")
+        return await asyncio.to_thread(keyrings.open_keyring, raw, secret, domain)
     except IntegrityError as error:
         raise type(error)(f"{name}: {error}", hint) from error
-    return opened
 
 
 async def _new_domain(vault: Vault, secret: Secret) -> OpenKeyring:

@@ -92,6 +92,7 @@ class _Run:
     async def go(self) -> BackupResult:
         self.progress.phase_is("opening the view")
         agent = self.agent
+        agent.check_keyring()
         journal = RunJournal(agent.state.path, agent.vault_id, self.item)
         in_doubt = await asyncio.to_thread(journal.in_doubt)
         session = await agent.vault.open_session(agent.domain, self.item, agent.machine.owner)

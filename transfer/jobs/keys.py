@@ -81,4 +81,5 @@ async def _store(agent: Agent, opened: OpenKeyring, raw: bytes) -> KeyStatus:
             "the change may be lost; run it again, and check the vault",
         )
     agent.opened = opened
+    agent.remember_keyring()
     return key_status(agent)

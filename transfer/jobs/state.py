@@ -56,11 +56,12 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class Known(msgspec.Struct, frozen=True):
-    """What this machine knows of a vault; *heads* by item ID (hex)."""
+    """What this machine knows of a vault; *heads* by item ID (hex), *keyring* is its version."""
 
     domain: Bytes16
     incarnation: Count
     heads: dict[str, Head] = {}
+    keyring: Count = 0
 
 
 def default_state() -> Path:
