@@ -15,6 +15,7 @@ from transfer import __version__
 from transfer.cli.output import printable
 from transfer.errors import (
     AccessError,
+    DamagedData,
     IntegrityError,
     LockHeld,
     NoSpace,
@@ -40,6 +41,12 @@ _PASSING = {
     errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY,
     errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ETIMEDOUT,
 }  # fmt: skip
+# How SQLite names what the system told it; see https://sqlite.org/rescode.html
+_DATABASE = {
+    "SQLITE_FULL": errno.ENOSPC, "SQLITE_READONLY": errno.EROFS, "SQLITE_CANTOPEN": errno.EACCES,
+    "SQLITE_IOERR": errno.EIO, "SQLITE_BUSY": errno.EBUSY, "SQLITE_NOMEM": errno.ENOMEM,
+}  # fmt: skip
+_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
 def ours(error: BaseException) -> TransferError | None:
@@ -48,16 +55,31 @@ def ours(error: BaseException) -> TransferError | None:
         return None if error.exit_code == BUG else error
     if isinstance(error, MemoryError):
         return TransientError("there is not enough memory", "fewer --workers need less")
-    if not isinstance(error, OSError):
-        return None
-    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-    message = f"{where}{error.strerror}"
-    if error.errno in _FULL:
-        return NoSpace(message, "make room, then run the same command again")
-    if error.errno in _FORBIDDEN:
+    if isinstance(error, OSError):
+        named = isinstance(error.filename, str | bytes)
+        where = f"{os.fsdecode(error.filename)}: " if named else ""
+        return _of_system(error.errno, f"{where}{error.strerror}")
+    return _of_database(error)
+
+
+def _of_system(number: int | None, message: str) -> TransferError | None:
+    if number in _FULL:
+        return NoSpace(message)
+    if number in _FORBIDDEN:
         return UsageError(message, "run as a user who may")
-    if error.errno in _PASSING:
-        return TransientError(message, "see to it, then run the same command again")
+    return TransientError(message, "see to it, then run again") if number in _PASSING else None
+
+
+def _of_database(error: BaseException) -> TransferError | None:
+    """SQLAlchemy keeps the database's own error in `orig`."""
+    original = getattr(error, "orig", error)
+    name = getattr(original, "sqlite_errorname", "")
+    message = f"the vault's catalog: {original}"
+    if name.startswith(_DAMAGED):
+        return DamagedData(message, "run: transfer vault rebuild DIR")
+    for start, number in _DATABASE.items():
+        if name.startswith(start):
+            return _of_system(number, message)
     return None
 
 
