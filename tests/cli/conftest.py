@@ -5,34 +5,63 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import traceback
+from functools import partial
 
 import pytest
+
+# All that commands import when they need it: here once, for all that are forked.
+import transfer.cli.running
+import transfer.jobs.backup
+import transfer.jobs.points
+import transfer.jobs.restore  # noqa: F401
+from transfer.cli.main import main
+from transfer.crypto import wrap
 
 PASSPHRASE = "correct horse battery staple"
 
 
-class Shell:
-    """Run `transfer` in a process of its own; a vault, a state and a passphrase stand in *top*."""
+MOVING = ("backup", "restore", "verify")
 
-    def __init__(self, top):
-        self.top = top
+
+class Shell:
+    """Run `transfer` in a process of its own; a vault, a state and a passphrase stand in *top*.
+
+    It is forked from this one, which spares the start of an interpreter, unless a function shall
+    run *before* the program, or `started` is used; new keyrings then open quickly, with the least
+    work that readers accept. With *threads* no worker processes are started.
+    """
+
+    def __init__(self, top, threads=False):
+        self.top, self.threads = top, threads
         (top / "passphrase").write_text(PASSPHRASE + "\n")
 
-    def __call__(self, *words, plain=False, before=None, **options):
-        """(exit code, the JSON object, or stderr where there is none); *plain*: *words* alone."""
-        command = self.command(*words, "--json", plain=plain, **options)
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=100, preexec_fn=before
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
+    def __call__(self, *words, before=None, **options):
+        """(exit code, the JSON object, or stderr where there is none)."""
+        threads = ()
+        if self.threads and words and words[0] in MOVING and "--workers" not in words:
+            threads = ("--workers", 0)
+        command = self.words(*words, *threads, "--json", **options)
+        run = forked if before is None else partial(executed, before=before)
+        code, out, errors = run(command)
+        assert "Traceback" not in errors, errors
+        return code, json.loads(out) if out else errors
 
-    def command(self, *words, passphrase="passphrase", vault="vault", state="state", plain=False):
+    def started(self, *words, **options):
+        """The same, with an interpreter of its own, as users have it."""
+        return self(*words, before=lambda: None, **options)
+
+    def words(self, *words, passphrase="passphrase", vault="vault", state="state", plain=False):
+        """*words* and the agent's options; *plain*: without."""
         agent = [] if plain else [
             "--vault", self.top / vault, "--state", self.top / state,
             "--passphrase-file", self.top / passphrase,
         ]  # fmt: skip
-        return [sys.executable, "-m", "transfer", *map(str, [*words, *agent])]
+        return [str(word) for word in (*words, *agent)]
+
+    def command(self, *words, **options):
+        return [sys.executable, "-m", "transfer", *self.words(*words, **options)]
 
     def refused(self, exit_code, code, *words, says=(), **options):
         """The command ends with *exit_code* and *code*; its message names what *says* holds, and
@@ -46,6 +75,44 @@ class Shell:
             assert str(word) in error["message"], error
         assert error["hint"], error
         return error
+
+
+def executed(words, before):
+    done = subprocess.run(
+        [sys.executable, "-m", "transfer", *words], capture_output=True, text=True, check=False,
+        timeout=100, preexec_fn=before,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def forked(words):
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+        child = os.fork()
+        if child == 0:
+            _become(words, out.fileno(), errors.fileno())
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        for file in (out, errors):
+            file.seek(0)
+        return status, out.read().decode(), errors.read().decode()
+
+
+def _become(words, out, errors):
+    """`transfer` *words*, to the end of this process."""
+    code = 1
+    try:
+        os.dup2(out, 1)
+        os.dup2(errors, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        wrap.MEMORY, wrap.PASSES = 19 * 1024, 1
+        code = main(words)
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def contents(top):
@@ -82,6 +149,11 @@ def tree(tmp_path):
     return make_tree(tmp_path / "tree")
 
 
+@pytest.fixture
+def quick(tmp_path):
+    return Shell(tmp_path, threads=True)
+
+
 @pytest.fixture(scope="session")
 def stock(tmp_path_factory):
     """A vault with a point of the item `home`, and what belongs to it."""
@@ -98,6 +170,6 @@ def stocked(stock, tmp_path):
     top, point = stock
     for name in ("vault", "state", "tree"):
         shutil.copytree(top / name, tmp_path / name, symlinks=True)
-    shell = Shell(tmp_path)
+    shell = Shell(tmp_path, threads=True)
     shell.point = point
     return shell

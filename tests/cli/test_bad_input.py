@@ -61,13 +61,13 @@ def test_no_passphrase_and_no_terminal(unharmed, tmp_path):
     unharmed.refused(64, "usage-error", "points", *where, plain=True, says=["terminal"])
 
 
-def test_the_same_passphrase_from_another_keyboard(shell, tmp_path):
+def test_the_same_passphrase_from_another_keyboard(quick, tmp_path):
     (tmp_path / "made").write_text(unicodedata.normalize("NFC", NEW))
     decomposed = unicodedata.normalize("NFD", NEW).encode()
     (tmp_path / "typed").write_bytes(b"\xef\xbb\xbf" + decomposed + b"\r\n")
     (tmp_path / "file").touch()
-    assert shell("backup", "x", tmp_path / "file", passphrase="made", vault="v")[0] == 0
-    assert shell("points", passphrase="typed", vault="v")[0] == 0
+    assert quick("backup", "x", tmp_path / "file", passphrase="made", vault="v")[0] == 0
+    assert quick("points", passphrase="typed", vault="v")[0] == 0
 
 
 # Keyring
@@ -249,6 +249,11 @@ def test_a_bad_value_of_a_backup(unharmed, tmp_path, option, value):
     unharmed.refused(64, "usage-error", "backup", "home", tmp_path / "tree", option, value)
 
 
+@pytest.mark.parametrize("share", ["0%", "5", "101%", "half"])
+def test_a_bad_share(unharmed, share):
+    unharmed.refused(64, "usage-error", "verify", "home", "--sample", share, says=["--sample"])
+
+
 def test_a_limit_that_would_limit_nothing(unharmed, tmp_path):
     backup = ("backup", "home", tmp_path / "tree", "--dry-run")
     for option, value in (("--up", "1M"), ("--down", "20Mbit"), ("--connections", "4")):
@@ -266,12 +271,12 @@ def test_no_limit_is_no_lie(stocked, tmp_path):
     "words", [("bogus",), (), ("restore", "home"), ("points", "--bogus"), ("backup", "home"),
               ("vault", "melt", "x"), ("restore", "home", "--t", "x")],
 )  # fmt: skip
-def test_what_the_parser_does_not_understand(shell, words):
-    shell.refused(64, "usage-error", *words, plain=True)
+def test_what_the_parser_does_not_understand(quick, words):
+    quick.refused(64, "usage-error", *words, plain=True)
 
 
-def test_without_a_vault(shell):
-    shell.refused(64, "usage-error", "points", plain=True, says=["vault"])
+def test_without_a_vault(quick):
+    quick.refused(64, "usage-error", "points", plain=True, says=["vault"])
 
 
 # The vault's DIR
@@ -289,10 +294,10 @@ def test_a_directory_that_is_no_vault(stocked, tmp_path, words, monkeypatch):
     stocked.refused(64, "not-found", *words, vault="passphrase", says=[tmp_path / "passphrase"])
 
 
-def test_a_missing_vault_is_not_made_by_who_only_reads(shell, tmp_path):
+def test_a_missing_vault_is_not_made_by_who_only_reads(quick, tmp_path):
     for words in (("points",), ("ls", "home"), ("restore", "home", "--to", tmp_path / "out")):
-        shell.refused(64, "not-found", *words, vault="gone", says=[tmp_path / "gone"])
-    shell.refused(64, "not-found", "vault", "verify", tmp_path / "gone", plain=True)
+        quick.refused(64, "not-found", *words, vault="gone", says=[tmp_path / "gone"])
+    quick.refused(64, "not-found", "vault", "verify", tmp_path / "gone", plain=True)
     assert not (tmp_path / "gone").exists()
 
 

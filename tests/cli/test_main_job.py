@@ -16,13 +16,13 @@ def same(left, right):
 
 
 def test_a_tree_comes_back_and_a_second_run_stores_nothing(shell, tree, tmp_path):
-    code, first = shell("backup", "home", tree)
+    code, first = shell.started("backup", "home", tree)
     assert code == 0
     assert first["files"] == 6
-    code, second = shell("backup", "home", tree)
+    code, second = shell.started("backup", "home", tree)
     assert (code, second["blocks_new"], second["nodes_new"]) == (0, 0, 0)
     assert second["parent"] == first["point"]
-    code, restored = shell("restore", "home", "--to", tmp_path / "out")
+    code, restored = shell.started("restore", "home", "--to", tmp_path / "out")
     assert (code, restored["damaged"]) == (0, [])
     same(tree, tmp_path / "out" / "tree")
     assert os.readlink(tmp_path / "out" / "tree" / "link") == "small"
@@ -126,18 +126,18 @@ def test_a_deleted_catalog_is_rebuilt(shell, tree, tmp_path):
 
 
 def test_the_vault_holds_no_plaintext_and_no_name(shell, tmp_path):
-    secret = b"planted-content-5150" * 400
-    top = tmp_path / "planted-directory-5150"
+    secret = b"planted-content-quokka" * 400
+    top = tmp_path / "planted-directory-quokka"
     top.mkdir()
-    (top / "planted-name-5150").write_bytes(secret)
-    (top / "inline-5150").write_bytes(b"planted-content-5150")
-    shell("backup", "planted-item-5150", top)
+    (top / "planted-name-quokka").write_bytes(secret)
+    (top / "inline-quokka").write_bytes(b"planted-content-quokka")
+    shell("backup", "planted-item-quokka", top)
     keys = b"".join(path.read_bytes() for path in (tmp_path / "state").rglob("*") if path.is_file())
-    assert b"5150" not in keys
+    assert b"quokka" not in keys
     for path in (tmp_path / "vault").rglob("*"):
-        assert b"5150" not in bytes(path)
+        assert b"quokka" not in bytes(path)
         if path.is_file():
-            assert b"5150" not in path.read_bytes(), path
+            assert b"quokka" not in path.read_bytes(), path
 
 
 def test_a_vault_replaced_by_an_older_copy_is_noticed(shell, tree, tmp_path):
