@@ -90,6 +90,7 @@ class Agent:
     def _open_points(self, stored: list[StoredPoint]) -> Listing:
         opener = Opener(self.opened.seal_keys())
         listing = Listing([], [])
+        seen: set[bytes] = set()
         for each in stored:
             try:
                 point = point_codec.decode(each.record)
@@ -97,9 +98,16 @@ class Agent:
                 listing.bad.append(BadPoint(b"", b"", 0, error))
                 continue
             try:
-                listing.points.append(ListedPoint(point, self._details(opener, point), each))
+                details = self._details(opener, point)
+                if point.point_id in seen:
+                    raise IntegrityError(
+                        f"point {point.point_id.hex()[:16]} stands in another one's place as well"
+                    )
             except IntegrityError as error:
                 listing.bad.append(BadPoint(point.point_id, point.item, point.number, error))
+                continue
+            seen.add(point.point_id)
+            listing.points.append(ListedPoint(point, details, each))
         return listing
 
     def _details(self, opener: Opener, point: Point) -> PointDetails:
@@ -123,7 +131,11 @@ class Agent:
             return self._latest(listing, points, name)
         starts = wanted.lower()
         found = [each for each in points if each.id.hex().startswith(starts)]
-        bad = [each for each in listing.bad if each.id.hex().startswith(starts)]
+        good = {each.id for each in points}
+        bad = [
+            each for each in listing.bad
+            if each.id not in good and each.id.hex().startswith(starts)
+        ]  # fmt: skip
         if len(found) + len(bad) > 1:
             raise Ambiguous(f"{wanted} is the start of {len(found)} points", "give more of it")
         if bad:
