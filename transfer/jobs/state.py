@@ -71,13 +71,15 @@ def default_state() -> Path:
         return Path("/var/lib/transfer")
     import platformdirs
 
-    found = Path(platformdirs.user_state_dir("transfer"))
-    if not found.is_absolute():  # "~" of a user that the system does not know
-        raise UsageError(
-            "no state directory: this user has no home directory",
-            "name one with --state DIR or TRANSFER_STATE",
-        )
-    return found
+    # Of a user whom the system does not know, some versions raise and some leave the "~".
+    with suppress(RuntimeError):
+        found = Path(platformdirs.user_state_dir("transfer"))
+        if found.is_absolute():
+            return found
+    raise UsageError(
+        "no state directory: this user has no home directory",
+        "name one with --state DIR or TRANSFER_STATE",
+    )
 
 
 class StateDirectory:
