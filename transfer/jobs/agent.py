@@ -221,9 +221,9 @@ class Agent:
 
 def of_item(points: Sequence[ListedPoint], machine: Machine, name: str) -> list[ListedPoint]:
     """The points of [MACHINE/]ITEM; this machine's own item goes before others of that name."""
-    owner, _, item = name.rpartition("/")
+    owner, named, item = name.rpartition("/")
     found = [each for each in points if each.details.item == item]
-    if owner:
+    if named:
         found = [
             each for each in found if owner in (each.details.machine, each.details.machine_id.hex())
         ]
