@@ -142,6 +142,13 @@ def _checked(body: bytes) -> bytes:
 
 def receive(stream: BinaryIO) -> tuple[int, bytes] | None:
     """The next message, or None when the other side is gone, be it in the middle of one."""
+    try:
+        return _receive(stream)
+    except ConnectionResetError:  # it went with answers unread
+        return None
+
+
+def _receive(stream: BinaryIO) -> tuple[int, bytes] | None:
     header = stream.read(HEADER.size)
     if len(header) < HEADER.size:
         return None
