@@ -21,6 +21,7 @@ SIGNING_KEY = bytes(range(32))
 PUBLIC_KEY = signing.public_key_of(SIGNING_KEY)
 DOMAIN = signing.domain_id(PUBLIC_KEY)
 ITEM, OTHER_ITEM = b"i" * 16, b"j" * 16
+OWNER = b"o" * 16
 EPOCH, GENERATION = b"epoch-01", 1
 DATA, LEAF, PAGE = tag_of(Kind.DATA), tag_of(Kind.STREAM, 1), tag_of(Kind.PAGE)
 STORED, EXISTED, REJECTED = Outcome.STORED, Outcome.EXISTED, Outcome.REJECTED
@@ -59,11 +60,11 @@ def made_point(root, number=1, name=1, item=ITEM, signing_key=SIGNING_KEY, epoch
     return point.encode(bare._replace(signature=signing.sign(signing_key, bare.signed_part)))
 
 
-async def begun(vault, item=ITEM):
+async def begun(vault, item=ITEM, owner=b""):
     """A session of a vault that has the domain's keyring."""
     if await vault.keyring(DOMAIN) is None:
         await vault.add_keyring(DOMAIN, 1, made_keyring())
-    return (await vault.open_session(DOMAIN, item)).number
+    return (await vault.open_session(DOMAIN, item, owner)).number
 
 
 def made_tree():
@@ -135,6 +136,19 @@ async def test_frames_and_points_of_an_unknown_epoch_are_refused(vault):
         await vault.commit(session, made_point(None, epoch=b"unheard!"))
     await vault.add_keyring(DOMAIN, 2, made_keyring(2, (EPOCH, b"unheard!")))
     assert await vault.store(session, raw) == [STORED]
+
+
+async def test_a_stream_node_names_only_the_level_below(vault):
+    session = await begun(vault)
+    block, leaf = made_frame(1), made_frame(2, LEAF, [made_frame(1)[0]])
+    upper = tag_of(Kind.STREAM, 2)
+    right = made_frame(3, upper, [leaf[0]])
+    wrong = [
+        made_frame(4, upper, [block[0]]), made_frame(5, LEAF, [leaf[0]]),
+        made_frame(6, upper, [leaf[0], block[0]]), made_frame(7, upper, [right[0]]),
+    ]  # fmt: skip
+    body = b"".join(raw for _, raw in [block, leaf, right, *wrong])
+    assert await vault.store(session, body) == [STORED] * 3 + [REJECTED] * 4
 
 
 async def test_have_says_yes_to_a_node_only_once_it_is_complete(vault):
@@ -242,15 +256,67 @@ async def test_an_item_has_one_writer_and_readers_are_free(vault):
     await begun(vault)
 
 
-async def test_taking_over_fences_the_other_writer(vault):
-    old = await begun(vault)
-    new = await vault.open_session(DOMAIN, ITEM, take_over=True)
-    assert new.fence > old
-    with pytest.raises(SessionEnded):
-        await vault.heartbeat(old)
-    with pytest.raises(SessionEnded):
-        await vault.commit(old, made_point(None))
-    await vault.commit(new.number, made_point(None))
+async def test_a_run_that_was_killed_does_not_keep_its_owner_out(vault):
+    session = await begun(vault)
+    await vault.end_session(session)
+    killed = await vault.open_session(DOMAIN, ITEM, OWNER)
+    again = await vault.open_session(DOMAIN, ITEM, OWNER)
+    assert again.fence > killed.fence
+    await vault.commit(again.number, made_point(None))
+
+
+async def test_a_fenced_session_has_ended_for_every_call(vault):
+    await begun(vault, OTHER_ITEM)
+    fenced = (await vault.open_session(DOMAIN, ITEM, OWNER)).number
+    await vault.open_session(DOMAIN, ITEM, OWNER)
+    calls = [
+        vault.heartbeat(fenced), vault.have(fenced, DATA, GENERATION, [id_of(1)]),
+        vault.store(fenced, made_frame(1)[1]), vault.fetch(fenced, [made_frame(1)[0]]),
+        vault.commit(fenced, made_point(None)), vault.wanted(fenced),
+        vault.report_damaged(fenced, [made_frame(1)[0]]),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(SessionEnded):
+            await call
+    assert await vault.points(DOMAIN) == []
+
+
+async def test_a_fenced_session_still_learns_that_its_point_was_committed(vault):
+    await begun(vault, OTHER_ITEM)
+    first = (await vault.open_session(DOMAIN, ITEM, OWNER)).number
+    stored = await vault.commit(first, made_point(None))
+    await vault.open_session(DOMAIN, ITEM, OWNER)
+    assert await vault.commit(first, made_point(None)) == stored
+
+
+async def test_another_owner_is_told_who_writes_the_item_and_since_when(vault, clock):
+    held = (await vault.open_session(DOMAIN, ITEM, OWNER)).number
+    clock.days(1)
+    for owner in (b"p" * 16, b""):
+        with pytest.raises(ItemBusy, match=rf"session {held} .* since 2023-11-14T22:13:20\+00:00"):
+            await vault.open_session(DOMAIN, ITEM, owner)
+    await vault.heartbeat(held)
+
+
+async def test_nobody_is_not_an_owner(vault):
+    await vault.open_session(DOMAIN, ITEM)
+    for owner in (b"", OWNER):
+        with pytest.raises(ItemBusy):
+            await vault.open_session(DOMAIN, ITEM, owner)
+
+
+async def test_an_owner_has_sixteen_bytes_or_none(vault):
+    with pytest.raises(Refused):
+        await vault.open_session(DOMAIN, ITEM, b"o" * 17)
+
+
+async def test_an_owner_holds_each_item_by_itself_and_readers_are_never_fenced(vault):
+    reader = (await vault.open_session(DOMAIN, None, OWNER)).number
+    other = (await vault.open_session(DOMAIN, OTHER_ITEM, OWNER)).number
+    await vault.open_session(DOMAIN, ITEM, OWNER)
+    await vault.open_session(DOMAIN, None, OWNER)
+    await vault.heartbeat(reader)
+    await vault.heartbeat(other)
 
 
 async def test_unknown_and_ended_sessions_are_told_so(vault):
@@ -314,6 +380,51 @@ async def test_a_reported_copy_is_still_given_when_it_is_the_only_one(vault):
     session = await begun(vault, None)
     await vault.report_damaged(session, [references[0]])
     assert await vault.fetch(session, [references[0]]) == [frames[0]]
+
+
+async def test_damage_clears_all_that_is_above_it_and_nothing_else(vault):
+    session = await begun(vault)
+    hurt, sound = made_frame(1), made_frame(2)
+    leaf = made_frame(3, LEAF, [hurt[0], sound[0]])
+    upper = made_frame(4, tag_of(Kind.STREAM, 2), [leaf[0]])
+    page = made_frame(5, PAGE, [upper[0]])
+    index = made_frame(6, tag_of(Kind.INDEX, 1), [page[0]])
+    outer = made_frame(7, PAGE, [index[0], sound[0]])
+    other_leaf, other_page = made_frame(8, LEAF, [sound[0]]), made_frame(9, PAGE, [sound[0]])
+    above, beside = [leaf, upper, page, index, outer], [sound, other_leaf, other_page]
+    await vault.store(session, b"".join(raw for _, raw in [hurt, *beside, *above]))
+    assert await has(vault, session, *(one for one, _ in above + beside)) == [True] * 8
+    await vault.report_damaged(session, [hurt[0]])
+    assert await has(vault, session, *(one for one, _ in above)) == [False] * 5
+    assert await has(vault, session, *(one for one, _ in beside)) == [True] * 3
+
+
+async def test_damage_at_the_bottom_reaches_the_top_of_any_depth(vault):
+    session = await begun(vault)
+    chain = [made_frame(7)]
+    for number in range(2, 1200):  # in no order of IDs
+        chain.append(made_frame(number * 7 % 1201, PAGE, [chain[-1][0]]))
+    for at in range(0, len(chain), 500):
+        await vault.store(session, b"".join(raw for _, raw in chain[at : at + 500]))
+    await vault.commit(session, made_point(chain[-1][0]))
+    session = await begun(vault)
+    await vault.report_damaged(session, [chain[0][0]])
+    assert await has(vault, session, chain[-1][0], chain[700][0]) == [False, False]
+    assert await vault.wanted(session) == [chain[0][0]]
+
+
+async def test_a_frame_is_healed_as_often_as_it_is_reported(vault):
+    references, _ = await with_point(vault)
+    session = await begun(vault)
+    for turn in (b"first turn at it", b"another turn now"):
+        await vault.report_damaged(session, [references[0], references[2]])
+        assert await vault.wanted(session) == [references[2]]  # it cannot be looked below
+        healthy = made_frame(3, LEAF, references[:2], payload=turn)[1]
+        assert await vault.store(session, healthy) == [STORED]
+        assert await vault.wanted(session) == [references[0]]
+        assert await vault.store(session, made_frame(1, payload=turn)[1]) == [STORED]
+        assert await vault.wanted(session) == []
+        assert await has(vault, session, *references) == [True] * 4
 
 
 async def test_damage_below_an_old_root_stops_a_commit(vault):

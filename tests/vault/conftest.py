@@ -17,3 +17,8 @@ class Clock:
 @pytest.fixture
 def clock():
     return Clock()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "vault"

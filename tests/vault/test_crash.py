@@ -1,48 +1,33 @@
-"""What a stored vault keeps after power cuts, damage and lost files."""
+"""What opening a stored vault makes of what a crash, or a failing disk, has left."""
 
 import errno
 import os
 import shutil
-import sqlite3
 
 import pytest
-import sqlalchemy as sa
 
 from tests.suites.vault import (
     DATA,
     DOMAIN,
     GENERATION,
+    OWNER,
     begun,
     has,
     id_of,
     made_frame,
-    made_keyring,
     made_point,
     with_point,
 )
-from transfer.errors import DamagedData, LockHeld, NewerFormat, NoSpace, NotFound, NotStored
+from tests.vault.stored import flip, opened, packs_of, point_vault, records_of, sql
+from transfer.errors import DamagedData, NoSpace, NotStored, PointMissing
 from transfer.formats import pack, point
-from transfer.vault import frames as frame_store
 from transfer.vault.base import Outcome
-from transfer.vault.open import open_vault, rebuild_catalog, verify_vault
-
-
-def packs_of(path):
-    return sorted(one for one in (path / "packs").rglob("*") if one.is_file())
-
-
-def data_packs(path):
-    return [one for one in packs_of(path) if "data" in one.parts]
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "vault"
+from transfer.vault.open import open_vault, verify_vault
 
 
 @pytest.fixture
 def crash(path, tmp_path):
-    """Copies the vault as a power cut would leave it, and gives the copy's path."""
+    """Copies the vault as the end of its process would leave it, and gives the copy's path."""
 
     def copy(name="crashed"):
         return shutil.copytree(path, tmp_path / name)
@@ -50,24 +35,15 @@ def crash(path, tmp_path):
     return copy
 
 
-async def point_vault(path):
-    vault = await open_vault(path, create=True)
-    made = await with_point(vault)
-    await vault.close()
-    return made
-
-
 async def test_what_was_acknowledged_survives_a_crash(path, crash):
-    vault = await open_vault(path, create=True)
-    references, frames = await with_point(vault)
-    crashed = crash()
-    await vault.close()
-    again = await open_vault(crashed)
-    session = await begun(again)
-    assert await has(again, session, *references) == [True] * 4
-    assert await again.fetch(session, references) == frames
-    assert len(await again.points(DOMAIN)) == 1
-    await again.close()
+    async with opened(path, create=True) as vault:
+        references, frames = await with_point(vault)
+        crashed = crash()
+    async with opened(crashed) as again:
+        session = await begun(again)
+        assert await has(again, session, *references) == [True] * 4
+        assert await again.fetch(session, references) == frames
+        assert len(await again.points(DOMAIN)) == 1
     for one in packs_of(crashed):
         raw = one.read_bytes()
         assert pack.digest_holds(raw, pack.decode_trailer(raw))
@@ -75,152 +51,189 @@ async def test_what_was_acknowledged_survives_a_crash(path, crash):
 
 @pytest.mark.parametrize("torn", [1, 60, 111])
 async def test_a_torn_frame_is_cut_and_a_whole_one_without_row_is_kept(path, crash, torn):
-    vault = await open_vault(path, create=True)
-    session = await begun(vault)
-    await vault.store(session, made_frame(1)[1])
-    crashed = crash()
-    await vault.close()
+    async with opened(path, create=True) as vault:
+        await vault.store(await begun(vault), made_frame(1)[1])
+        crashed = crash()
     (only,) = packs_of(crashed)
     with only.open("ab") as file:
         file.write(made_frame(2)[1] + made_frame(3)[1][:torn])
-    again = await open_vault(crashed)
-    session = await begun(again, None)
-    known = await again.have(session, DATA, GENERATION, [id_of(n) for n in (1, 2, 3)])
-    assert known == [True, True, False]
-    await again.close()
+    async with opened(crashed) as again:
+        session = await begun(again, None)
+        known = await again.have(session, DATA, GENERATION, [id_of(n) for n in (1, 2, 3)])
+        assert known == [True, True, False]
     assert (await verify_vault(crashed)).damaged == []
 
 
 async def test_a_new_pack_that_no_row_names_is_adopted(path):
-    vault = await open_vault(path, create=True)
-    await begun(vault)
-    await vault.close()
+    async with opened(path, create=True) as vault:
+        await begun(vault)
     header = pack.PackHeader(DOMAIN, pack.PackClass.DATA, b"p" * 16)
     place = path / "packs" / DOMAIN.hex() / "data" / "70" / ("70" * 16)
     place.parent.mkdir(parents=True)
     reference, raw = made_frame(1)
     place.write_bytes(pack.encode_header(header) + raw)
-    (place.parent / ("71" * 16)).write_bytes(b"TPCK")  # cut while its header was written
-    again = await open_vault(path)
-    assert await again.fetch(await begun(again, None), [reference]) == [raw]
-    await again.close()
+    (place.parent / ("70" * 15 + "71")).write_bytes(b"TPCK")  # cut while its header was written
+    async with opened(path) as again:
+        assert await again.fetch(await begun(again, None), [reference]) == [raw]
 
 
-@pytest.mark.parametrize("how", ["missing", "short"])
-async def test_frames_of_a_lost_pack_are_missing_and_wanted(path, how):
+async def test_nothing_is_taken_from_a_pack_under_another_ones_name(path):
+    """Nor is the pack that its header names cut or closed for it."""
+    references, _ = await point_vault(path)
+    (data,) = packs_of(path, "data")
+    before = data.read_bytes()
+    other = data.parent / (data.name[:2] + "00" * 15)
+    other.write_bytes(before[: pack.HEADER_SIZE] + made_frame(77)[1])
+    foreign = path / "packs" / ("ab" * 16) / "data" / data.parent.name / data.name
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(before)
+    async with opened(path) as vault:
+        session = await begun(vault, None)
+        assert await vault.fetch(session, [made_frame(77)[0]]) == [None]
+        stranger = (await vault.open_session(b"\xab" * 16, None)).number
+        assert await vault.fetch(stranger, references[:1]) == [None]
+    assert data.read_bytes() == before
+
+
+@pytest.mark.parametrize("how", ["missing", "short", "no pack any more"])
+async def test_frames_of_a_lost_pack_are_missing_and_wanted(path, crash, how):
+    async with opened(path, create=True) as vault:
+        references, frames = await with_point(vault)
+        crashed = crash() if how == "no pack any more" else path
+    (lost,) = packs_of(crashed, "data")
+    if how == "missing":
+        lost.unlink()
+    elif how == "short":
+        os.truncate(lost, pack.HEADER_SIZE)
+    else:
+        flip(lost, 9)
+    async with opened(crashed) as vault:
+        session = await begun(vault)
+        assert await has(vault, session, *references) == [False] * 4
+        assert set(await vault.wanted(session)) == set(references[:2])
+        assert await vault.store(session, b"".join(frames[:2])) == [Outcome.STORED] * 2
+        assert await vault.wanted(session) == []
+
+
+async def test_a_vault_without_any_of_its_packs_waits_for_their_disk(path):
     references, frames = await point_vault(path)
-    (lost,) = data_packs(path)
-    lost.unlink() if how == "missing" else os.truncate(lost, pack.HEADER_SIZE)
-    vault = await open_vault(path)
-    session = await begun(vault)
-    assert await has(vault, session, *references) == [False] * 4
-    assert set(await vault.wanted(session)) == set(references[:2])
-    assert await vault.store(session, b"".join(frames[:2])) == [Outcome.STORED] * 2
-    assert await vault.wanted(session) == []
-    await vault.close()
-
-
-async def test_a_deleted_catalog_is_rebuilt(path):
-    references, frames = await point_vault(path)
-    for one in path.glob("catalog.sqlite*"):
-        one.unlink()
-    with pytest.raises(DamagedData):
+    (path / "packs").rename(path / "away")
+    with pytest.raises(DamagedData, match="none of the packs") as caught:
         await open_vault(path)
-    report = await rebuild_catalog(path)
-    assert (report.frames, report.points, report.points_left, report.incarnation) == (4, 1, 0, 2)
-    vault = await open_vault(path)
-    assert (await vault.info()).incarnation == 2
-    assert len(await vault.points(DOMAIN)) == 1
-    assert await vault.keyring(DOMAIN) == made_keyring()
-    opened = await vault.open_session(DOMAIN, None)
-    assert opened.number > 1  # the counter is above any seen
-    assert await has(vault, opened.number, *references) == [True] * 4
-    assert await vault.fetch(opened.number, references) == frames
-    await vault.close()
+    assert "mount" in caught.value.hint
+    (path / "away").rename(path / "packs")
+    async with opened(path) as vault:
+        assert await vault.fetch(await begun(vault, None), references) == frames
 
 
-async def test_a_rebuild_adopts_no_point_that_lacks_a_frame(path):
-    await point_vault(path)
-    data_packs(path)[0].unlink()
-    report = await rebuild_catalog(path)
-    assert (report.points, report.points_left) == (0, 1)
+async def test_an_open_pack_is_never_cut_below_what_was_promised(path, crash):
+    """A bad sector may be read another day; bytes that were cut off never."""
+    async with opened(path, create=True) as vault:
+        references, frames = await with_point(vault)
+        crashed = crash()
+    (data,) = packs_of(crashed, "data")
+    flip(data, -1)
+    damaged = data.read_bytes()
+    async with opened(crashed) as vault:
+        session = await begun(vault)
+        assert await has(vault, session, *references[:2]) == [True, False]
+        assert await vault.wanted(session) == [references[1]]
+    assert data.read_bytes() == damaged
+    flip(data, -1)
+    await verify_vault(crashed)
+    async with opened(crashed) as vault:
+        assert await has(vault, await begun(vault, None), *references[:2]) == [True, True]
+        assert await vault.fetch(await begun(vault, None), references) == frames
+    assert pack.decode_trailer(data.read_bytes()) is not None
 
 
-async def test_a_tombstone_outlives_a_rebuild(path):
-    await point_vault(path)
-    vault = await open_vault(path)
-    (stored,) = await vault.points(DOMAIN)
-    await vault.delete_point(DOMAIN, point.decode(stored.record).point_id)
-    await vault.close()
-    assert (await rebuild_catalog(path)).points == 0
+async def test_a_sector_that_cannot_be_read_costs_its_frame_alone(path, crash, monkeypatch):
+    async with opened(path, create=True) as vault:
+        session = await begun(vault)
+        made = [made_frame(n, payload=b"%d" % n * 6000) for n in range(1, 5)]
+        await vault.store(session, b"".join(raw for _, raw in made))
+        crashed = crash()
+    (data,) = packs_of(crashed)
+    size, bad = data.stat().st_size, data.stat().st_size // 2
+    real = os.pread
+
+    def pread(descriptor, length, offset):
+        if os.fstat(descriptor).st_size == size and offset <= bad < offset + length:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(descriptor, length, offset)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pread", pread)
+        async with opened(crashed) as vault:
+            known = await has(vault, await begun(vault, None), *(one for one, _ in made))
+            assert sorted(known) == [False, True, True, True]
+    assert data.stat().st_size == size
+    await verify_vault(crashed)
+    async with opened(crashed) as vault:
+        assert await has(vault, await begun(vault, None), *(one for one, _ in made)) == [True] * 4
 
 
 async def test_a_point_record_without_row_is_adopted_at_the_next_opening(path):
     await point_vault(path)
-    with sqlite3.connect(path / "catalog.sqlite") as connection:
-        connection.execute("DELETE FROM points")
-    connection.close()
-    vault = await open_vault(path)
-    assert len(await vault.points(DOMAIN)) == 1
-    await vault.close()
+    sql(path, "DELETE FROM points")
+    async with opened(path) as vault:
+        assert len(await vault.points(DOMAIN)) == 1
 
 
-async def test_a_row_whose_check_fails_is_never_a_yes(path):
-    references, _ = await point_vault(path)
-    with sqlite3.connect(path / "catalog.sqlite") as connection:
-        connection.execute("UPDATE frames SET length = length + 1 WHERE tag = 16")
-    connection.close()
-    vault = await open_vault(path)
-    session = await begun(vault)
-    assert await has(vault, session, *references[:2]) == [False, False]
-    await vault.close()
-    await verify_vault(path)  # enters them again
-    vault = await open_vault(path)
-    assert await has(vault, await begun(vault, None), *references) == [True] * 4
-    await vault.close()
+@pytest.mark.parametrize("left", ["record", "row"])
+async def test_adopting_never_brings_back_a_deleted_point(path, left):
+    await point_vault(path)
+    async with opened(path) as vault:
+        (stored,) = await vault.points(DOMAIN)
+        await vault.delete_point(DOMAIN, point.decode(stored.record).point_id)
+    (tombstone,) = records_of(path, "tombstones")
+    if left == "record":
+        sql(path, "DELETE FROM tombstones")
+        tombstone.write_bytes(b"not even readable")
+    else:
+        tombstone.unlink()
+    for _ in range(2):
+        async with opened(path) as vault:
+            assert await vault.points(DOMAIN) == []
+            with pytest.raises(PointMissing):
+                await vault.commit(await begun(vault, owner=OWNER), stored.record)
 
 
-async def test_verify_finds_a_flipped_bit_and_names_the_points_above(path):
-    references, frames = await point_vault(path)
-    sound = await verify_vault(path)
-    assert sound == (4, sum(map(len, frames)), [], [])
-    (hurt,) = data_packs(path)
-    raw = bytearray(hurt.read_bytes())
-    raw[pack.HEADER_SIZE + len(frames[0]) - 1] ^= 1
-    hurt.write_bytes(raw)
-    report = await verify_vault(path)
-    assert report.frames == 3
-    assert references[0] in [one.reference for one in report.damaged]
-    assert len(report.points_affected) == 1
-    vault = await open_vault(path)
-    session = await begun(vault)
-    assert await vault.wanted(session) == [references[0]]
-    await vault.store(session, frames[0])
-    assert await vault.wanted(session) == []
-    await vault.close()
-    assert (await verify_vault(path)).points_affected == []
+async def test_a_record_under_another_points_name_is_not_adopted(path):
+    """Else the record of a deleted point would come back under a new name."""
+    await point_vault(path)
+    async with opened(path) as vault:
+        (stored,) = await vault.points(DOMAIN)
+        await vault.delete_point(DOMAIN, point.decode(stored.record).point_id)
+    (record,) = records_of(path, "points")
+    record.rename(record.with_name("77" * 32))
+    async with opened(path) as vault:
+        assert await vault.points(DOMAIN) == []
 
 
-async def test_fetch_never_gives_a_damaged_frame(path):
-    references, frames = await point_vault(path)
-    (hurt,) = data_packs(path)
-    raw = bytearray(hurt.read_bytes())
-    raw[pack.HEADER_SIZE + 130] ^= 1
-    hurt.write_bytes(raw)
-    vault = await open_vault(path)
-    session = await begun(vault)
-    assert await vault.fetch(session, references) == [None, *frames[1:]]
-    assert await has(vault, session, *references) == [False, True, False, False]
-    assert await vault.store(session, frames[0]) == [Outcome.STORED]
-    assert await vault.fetch(session, references) == frames
-    await vault.close()
+async def test_a_commit_that_was_cut_before_its_row_goes_on_with_its_record(path, monkeypatch):
+    async with opened(path, create=True) as vault:
+        session = await begun(vault)
+        with monkeypatch.context() as patched:
+            patched.setattr(vault._ledger.sessions, "alive", FailingDisk(None, errno.EIO, 1))
+            patched.setattr(vault._ledger.sessions, "get", lambda _: None)
+            with pytest.raises(OSError):
+                await vault.commit(session, made_point(None))
+        assert await vault.points(DOMAIN) == []
+        (record,) = records_of(path, "points")
+        before = record.read_bytes()
+        stored = await vault.commit(session, made_point(None))
+        assert (record.read_bytes(), stored.arrival_number) == (before, 1)
+        other = await vault.open_session(DOMAIN, b"k" * 16)
+        later = await vault.commit(other.number, made_point(None, name=2, item=b"k" * 16))
+        assert later.arrival_number == 2
 
 
 class FailingDisk:
     """Stands for an os function; fails its next *times* calls."""
 
-    def __init__(self, real, code):
-        self.real, self.code, self.times = real, code, 0
+    def __init__(self, real, code, times=0):
+        self.real, self.code, self.times = real, code, times
 
     def __call__(self, *args):
         if self.times:
@@ -236,90 +249,43 @@ class FailingDisk:
 async def test_a_failed_write_closes_the_pack_at_its_last_durable_frame(
     path, monkeypatch, function, code, error
 ):
-    vault = await open_vault(path, create=True)
-    session = await begun(vault)
-    (first, one), (second, two) = made_frame(1), made_frame(2)
-    await vault.store(session, one)
-    disk = FailingDisk(getattr(os, function), code)
-    monkeypatch.setattr(os, function, disk)
-    disk.times = 1
-    with pytest.raises(error):
-        await vault.store(session, two)
-    assert await has(vault, session, first, second) == [True, False]
-    assert await vault.store(session, two) == [Outcome.STORED]
-    assert len(packs_of(path)) == 2
-    await vault.close()
+    async with opened(path, create=True) as vault:
+        session = await begun(vault)
+        (first, one), (second, two) = made_frame(1), made_frame(2)
+        await vault.store(session, one)
+        disk = FailingDisk(getattr(os, function), code)
+        monkeypatch.setattr(os, function, disk)
+        disk.times = 1
+        with pytest.raises(error):
+            await vault.store(session, two)
+        assert await has(vault, session, first, second) == [True, False]
+        assert await vault.store(session, two) == [Outcome.STORED]
+        assert len(packs_of(path)) == 2
     assert (await verify_vault(path)).damaged == []
-
-
-async def test_a_failed_catalog_transaction_stores_nothing_and_leaves_no_row_without_frame(
-    path, monkeypatch
-):
-    vault = await open_vault(path, create=True)
-    session = await begun(vault)
-    reference, raw = made_frame(1)
-
-    def fail(*_):
-        raise sa.exc.OperationalError("INSERT", {}, OSError("disk I/O error"))
-
-    with monkeypatch.context() as broken:
-        broken.setattr(frame_store, "put_rows", fail)
-        with pytest.raises(NotStored):
-            await vault.store(session, raw)
-    assert await has(vault, session, reference) == [False]
-    assert await vault.store(session, raw) == [Outcome.STORED]
-    assert await vault.fetch(session, [reference]) == [raw]
-    await vault.close()
-    assert (await verify_vault(path)).frames == 2
-    assert (await verify_vault(path)).damaged == []
-
-
-async def test_a_vault_has_one_writer(path):
-    vault = await open_vault(path, create=True)
-    with pytest.raises(LockHeld):
-        await open_vault(path)
-    beside = await open_vault(path, beside=True)
-    assert (await beside.statistics())["points"] == 0
-    await beside.close()
-    await vault.close()
-    await vault.close()
-    await (await open_vault(path)).close()
-
-
-async def test_only_a_missing_or_empty_directory_becomes_a_vault(path, tmp_path):
-    with pytest.raises(NotFound):
-        await open_vault(path)
-    path.mkdir()
-    (path / "letter.txt").write_text("mine")
-    with pytest.raises(NotFound):
-        await open_vault(path, create=True)
-    assert [one.name for one in path.iterdir()] == ["letter.txt"]
-    vault = await open_vault(tmp_path / "new" / "vault", create=True)
-    await vault.close()
-
-
-async def test_a_vault_of_the_future_is_refused_by_name(path):
-    await point_vault(path)
-    content = (path / "vault").read_text()
-    (path / "vault").write_text(content.replace('"read": []', '"read": ["telepathy"]'))
-    with pytest.raises(NewerFormat, match="telepathy"):
-        await open_vault(path)
-
-
-async def test_only_the_owner_can_look_in(path):
-    await point_vault(path)
-    for one in [path, *path.rglob("*")]:
-        assert one.stat().st_mode & 0o077 == 0, one
 
 
 async def test_packs_are_closed_when_full(path, monkeypatch):
     monkeypatch.setattr(pack, "FULL_PACK", 400)
-    vault = await open_vault(path, create=True)
-    session = await begun(vault)
-    for number in range(1, 9):
-        await vault.store(session, made_frame(number)[1])
-    assert len(packs_of(path)) > 1
-    record = made_point(None)
-    await vault.commit(session, record)
-    await vault.close()
+    async with opened(path, create=True) as vault:
+        session = await begun(vault)
+        for number in range(1, 9):
+            await vault.store(session, made_frame(number)[1])
+        assert len(packs_of(path)) > 1
+        await vault.commit(session, made_point(None))
     assert (await verify_vault(path)).frames == 8
+
+
+async def test_opening_looks_at_packs_some_at_a_time(path, monkeypatch):
+    monkeypatch.setattr(pack, "FULL_PACK", 1)
+    monkeypatch.setattr("transfer.vault.recovery._PACKS", 1)
+    made = [made_frame(number) for number in range(1, 40)]
+    async with opened(path, create=True) as vault:
+        session = await begun(vault)
+        for _, raw in made:
+            await vault.store(session, raw)
+    places = packs_of(path)
+    places[0].unlink()
+    sql(path, f"DELETE FROM packs WHERE pack = x'{places[-1].name}'")
+    async with opened(path) as vault:
+        known = await has(vault, await begun(vault, None), *(one for one, _ in made))
+        assert sorted(known) == [False] + [True] * 38

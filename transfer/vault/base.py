@@ -11,6 +11,7 @@ MAX_BODY = 16 * 2**20  # bytes of frames in one call
 MAX_FRAMES = 1024
 MAX_MISSING = 8192
 SESSION_LIFE = 7 * 24 * 3600 * 10**9  # ns without a sign of life
+OWNER_SIZE = 16
 
 
 class Outcome(IntEnum):
@@ -71,9 +72,14 @@ class Vault(Protocol):
         """Compare-and-set: *version* is the newest + 1, signed by the domain's key, or Refused."""
 
     async def open_session(
-        self, domain: bytes, item: bytes | None, take_over: bool = False
+        self, domain: bytes, item: bytes | None, owner: bytes = b""
     ) -> SessionInfo:
-        """With an item it is the item's one writer, else ItemBusy; *take_over* fences the other."""
+        """Without an item, to read; with one, as the item's one writer.
+
+        *owner* is OWNER_SIZE random bytes of a state directory, or empty for nobody. An open writer
+        of the same owner is what is left of a run that was killed: it is fenced, and has ended.
+        Another's raises ItemBusy, which names that session and since when it is open.
+        """
 
     async def heartbeat(self, session: int) -> None: ...
 

@@ -1,127 +1,48 @@
 """The vault's catalog: where each frame is, and what was promised about it. SQLite, synchronous.
 
-Used by one thread at a time. A frame's row carries a check over its values, because SQLite has
-none: a row that fails it is unknown, and never a yes.
+Used by one thread at a time. `begin` is the only way in, and the one place where SQLite's errors
+become ours.
 """
 
-import struct
+import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from enum import IntEnum
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
-from transfer.formats.reference import Kind, Reference
+from transfer.errors import (
+    DamagedData,
+    NewerFormat,
+    NoSpace,
+    NotStored,
+    TransferError,
+    VaultUnavailable,
+)
+from transfer.formats.reference import Reference
+from transfer.vault import schema
+from transfer.vault.schema import (
+    AnyRow,
+    Counter,
+    CounterRow,
+    FrameRow,
+    R,
+    checked,
+    with_check,
+)
 
-METADATA_FROM = Kind.STREAM << 4  # the lowest tag of a node
-_BATCH = 500
-
-
-class State(IntEnum):
-    GOOD = 1
-    SUSPECT = 2  # a client could not open it
-    DAMAGED = 3  # its checksum fails, or its pack lacks it
-
-
-class Row(NamedTuple):
-    """One copy of a frame."""
-
-    domain: bytes
-    tag: int
-    id: bytes
-    pack: bytes
-    offset: int
-    length: int
-    state: int
-    complete: bool
-    stored_by: int
-    condemned: int | None
-    epoch: bytes
-    generation: int
-
-    @property
-    def reference(self) -> Reference:
-        return Reference(self.tag, self.id)
-
-    @property
-    def good(self) -> bool:
-        return self.state == State.GOOD and self.condemned is None
-
-    @property
-    def check(self) -> int:
-        condemned = -1 if self.condemned is None else self.condemned
-        return zlib.crc32(_CHECKED.pack(*self._replace(condemned=condemned)))
-
-
-_CHECKED = struct.Struct("<16sB32s16sQQB?Qq8sI")
-_schema = sa.MetaData()
-_id = sa.LargeBinary
-frames = sa.Table(
-    "frames", _schema,
-    sa.Column("domain", _id, primary_key=True),
-    sa.Column("tag", sa.Integer, primary_key=True),
-    sa.Column("id", _id, primary_key=True),
-    sa.Column("pack", _id, primary_key=True),
-    sa.Column("offset", sa.Integer, primary_key=True),
-    sa.Column("length", sa.Integer, nullable=False),
-    sa.Column("state", sa.Integer, nullable=False),
-    sa.Column("complete", sa.Boolean, nullable=False),
-    sa.Column("stored_by", sa.Integer, nullable=False),
-    sa.Column("condemned", sa.Integer),
-    sa.Column("epoch", _id, nullable=False),
-    sa.Column("generation", sa.Integer, nullable=False),
-    sa.Column("row_check", sa.Integer, nullable=False),
-    sqlite_with_rowid=False,
-)  # fmt: skip
-packs = sa.Table(
-    "packs", _schema,
-    sa.Column("pack", _id, primary_key=True),
-    sa.Column("domain", _id, nullable=False),
-    sa.Column("class", sa.Integer, nullable=False),
-    sa.Column("length", sa.Integer, nullable=False),
-    sa.Column("closed", sa.Boolean, nullable=False),
-)  # fmt: skip
-counters = sa.Table(
-    "counters", _schema,
-    sa.Column("name", sa.String, primary_key=True),
-    sa.Column("value", sa.Integer, nullable=False),
-)  # fmt: skip
-sessions = sa.Table(
-    "sessions", _schema,
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("domain", _id, nullable=False),
-    sa.Column("item", _id),
-    sa.Column("fence", sa.Integer, nullable=False),
-    sa.Column("state", sa.String, nullable=False),
-    sa.Column("last_seen", sa.Integer, nullable=False),
-)  # fmt: skip
-keyrings = sa.Table(
-    "keyrings", _schema,
-    sa.Column("domain", _id, primary_key=True),
-    sa.Column("version", sa.Integer, primary_key=True),
-)  # fmt: skip
-epochs = sa.Table(
-    "epochs", _schema,
-    sa.Column("domain", _id, primary_key=True),
-    sa.Column("epoch", _id, primary_key=True),
-    sa.Column("generation", sa.Integer, primary_key=True),
-)  # fmt: skip
-points = sa.Table(
-    "points", _schema,
-    sa.Column("point", _id, primary_key=True),
-    sa.Column("domain", _id, nullable=False, index=True),
-    sa.Column("item", _id, nullable=False),
-    sa.Column("arrival_number", sa.Integer, nullable=False),
-)  # fmt: skip
-tombstones = sa.Table("tombstones", _schema, sa.Column("point", _id, primary_key=True))
+VERSION = 2  # of the schema
+_IN = 500  # values in one IN (...)
+PAGE = 1000  # rows read or written at once where there may be millions
 
 
 def _pragmas(connection: Any, _: object) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves
+    connection.text_factory = bytes  # damage can make a blob a text, and a text must decode
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=60000"):
         connection.execute(f"PRAGMA {pragma}")
 
@@ -132,90 +53,169 @@ def _begin_immediate(connection: sa.Connection) -> None:
 
 
 class Catalog:
-    def __init__(self, path: Path) -> None:
+    """Raises DamagedData if the file is no sound catalog, NewerFormat for a later schema."""
+
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        self._path = path
+        self._failed = False
         self._engine = sa.create_engine(
-            f"sqlite:///{path}",
+            sa.URL.create("sqlite", database=str(path)),
             poolclass=sa.pool.StaticPool,
             connect_args={"check_same_thread": False},
         )
         sa.event.listen(self._engine, "connect", _pragmas)
         sa.event.listen(self._engine, "begin", _begin_immediate)
-        with self._engine.begin() as connection:
-            _schema.create_all(connection)
+        try:
+            with self.begin() as connection:
+                if create:
+                    _create(connection)
+                self._check_schema(connection)
+        except BaseException:
+            self.close()
+            raise
 
-    def begin(self) -> AbstractContextManager[sa.Connection]:
-        """A transaction: committed at the end, rolled back by an exception."""
-        return self._engine.begin()
+    def _check_schema(self, connection: sa.Connection) -> None:
+        version: Any = connection.exec_driver_sql("PRAGMA application_id").scalar()
+        check = connection.exec_driver_sql("PRAGMA user_version").scalar()
+        if check != _schema_check(connection, version):
+            raise self.damaged("its schema is not what was written")
+        if version != VERSION:
+            if version > VERSION:
+                raise NewerFormat(f"{self._path}: a newer catalog", "use a newer version")
+            raise self.damaged("its schema is of an older version")
+
+    def damaged(self, what: object) -> DamagedData:
+        return _damaged(str(self._path), what)
+
+    @contextmanager
+    def begin(self) -> Iterator[sa.Connection]:
+        """A transaction: committed at the end, rolled back by an exception.
+
+        Raises NoSpace, NotStored for an I/O error (and from then on: what the disk holds is not
+        known any more), VaultUnavailable when another process holds it for a minute, DamagedData.
+        """
+        if self._failed:
+            raise NotStored(f"the catalog {self._path} failed", "open the vault again")
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except sa.exc.DBAPIError as error:
+            known = self._explained(error)
+            if known is None:
+                raise
+            raise known from error
+        except UnicodeDecodeError as error:
+            # SQLite's message quotes damaged text: it cannot even be told what is damaged.
+            raise self.damaged("its text is damaged") from error
+
+    def _explained(self, error: sa.exc.DBAPIError) -> TransferError | None:
+        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            return NoSpace(f"no space for the catalog {self._path}", "make room, then run again")
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return self.damaged(error.orig)
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return VaultUnavailable(f"another process holds the catalog {self._path}", "try again")
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+            return VaultUnavailable(
+                f"the catalog {self._path} cannot be written: {error.orig}",
+                "the directory must be writable, also for reading",
+            )
+        if code == sqlite3.SQLITE_IOERR:
+            self._failed = True
+            return NotStored(f"the catalog {self._path} failed: {error.orig}", "look at the disk")
+        return None
 
     def close(self) -> None:
         self._engine.dispose()
 
 
-def next_number(connection: sa.Connection, name: str, at_least: int = 0) -> int:
-    """Count *name* up by one, to *at_least* or more."""
-    value = max(current(connection, name) + 1, at_least)
-    upsert(connection, counters, [{"name": name, "value": value}])
+def _damaged(path: str, what: object) -> DamagedData:
+    hint = f"run: transfer vault rebuild {Path(path).parent}"
+    return DamagedData(f"the catalog {path} cannot be believed: {what}", hint)
+
+
+def _create(connection: sa.Connection) -> None:
+    schema.create(connection)
+    # Both counters are there from the start: one that is missing was lost.
+    put(connection, schema.counters, [CounterRow(counter, 0) for counter in Counter])
+    check = _schema_check(connection, VERSION)
+    connection.exec_driver_sql(f"PRAGMA application_id = {VERSION}")
+    connection.exec_driver_sql(f"PRAGMA user_version = {check}")
+
+
+def _schema_check(connection: sa.Connection, version: object) -> int:
+    """31 bits over the tables' definitions: one flipped bit there renames a column."""
+    texts = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master ORDER BY name")
+    return zlib.crc32(repr((version, [tuple(row) for row in texts])).encode()) & 0x7FFFFFFF
+
+
+def current(connection: sa.Connection, counter: Counter) -> int:
+    """Raises DamagedData for a counter that cannot be believed: numbers never come twice."""
+    this = schema.counters.c.name == int(counter)
+    rows = checked(CounterRow, connection.execute(sa.select(schema.counters).where(this)))
+    row = next(rows, None)
+    if row is None or row.name != counter:
+        path = connection.engine.url.database or ""
+        raise _damaged(path, f"the counter of {counter.name.lower()} is damaged")
+    return row.value
+
+
+def next_number(connection: sa.Connection, counter: Counter) -> int:
+    value = current(connection, counter) + 1
+    put(connection, schema.counters, [CounterRow(counter, value)])
     return value
 
 
-def current(connection: sa.Connection, name: str) -> int:
-    found = connection.scalar(sa.select(counters.c.value).where(counters.c.name == name))
-    return int(found or 0)
+def raise_counter(connection: sa.Connection, counter: Counter, value: int) -> None:
+    if current(connection, counter) < value:
+        put(connection, schema.counters, [CounterRow(counter, value)])
 
 
-def upsert(connection: sa.Connection, table: sa.Table, values: list[dict[str, Any]]) -> None:
+def put(connection: sa.Connection, table: sa.Table, rows: Iterable[AnyRow]) -> None:
+    """Insert *rows*, or replace those of the same keys."""
+    values = [with_check(row) for row in rows]
     if values:
         connection.execute(insert(table).prefix_with("OR REPLACE"), values)
 
 
-def put_rows(connection: sa.Connection, rows: Iterable[Row]) -> None:
-    """Insert *rows*, or replace those of the same copies."""
-    upsert(connection, frames, [row._asdict() | {"row_check": row.check} for row in rows])
+def rows_of(connection: sa.Connection, kind: type[R], table: sa.Table, domain: bytes) -> set[R]:
+    """A domain's rows whose checks hold."""
+    query = sa.select(table).where(table.c.domain == domain)
+    return set(checked(kind, connection.execute(query)))
 
 
-def delete_rows(connection: sa.Connection, rows: Iterable[Row]) -> None:
-    key = [frames.c[name] for name in ("domain", "tag", "id", "pack", "offset")]
-    for row in rows:
-        place = (row.domain, row.tag, row.id, row.pack, row.offset)
-        connection.execute(
-            sa.delete(frames).where(*(column == v for column, v in zip(key, place, strict=True)))
-        )
+def put_frames(connection: sa.Connection, rows: Iterable[FrameRow]) -> None:
+    put(connection, schema.frames, rows)
 
 
-def find_rows(
-    connection: sa.Connection, domain: bytes, references: Sequence[Reference]
-) -> dict[Reference, list[Row]]:
+def find_frames(
+    connection: sa.Connection, domain: bytes, references: Iterable[Reference]
+) -> dict[Reference, list[FrameRow]]:
     """All copies of *references* whose rows' checks hold, best first."""
-    found: dict[Reference, list[Row]] = {reference: [] for reference in references}
+    found: dict[Reference, list[FrameRow]] = {reference: [] for reference in references}
     by_tag: dict[int, list[bytes]] = {}
     for reference in found:
         by_tag.setdefault(reference.tag, []).append(reference.id)
+    column = schema.frames.c
     for tag, ids in by_tag.items():
-        for at in range(0, len(ids), _BATCH):
-            query = sa.select(frames).where(
-                frames.c.domain == domain,
-                frames.c.tag == tag,
-                frames.c.id.in_(ids[at : at + _BATCH]),
-            )
-            for row in _checked(connection.execute(query)):
+        for at in range(0, len(ids), _IN):
+            these = (column.domain == domain, column.tag == tag, column.id.in_(ids[at : at + _IN]))
+            rows = connection.execute(sa.select(schema.frames).where(*these))
+            for row in checked(FrameRow, rows):
                 found[row.reference].append(row)
-    for rows in found.values():
-        rows.sort(key=lambda row: (not row.good, row.state))
+    for copies in found.values():
+        copies.sort(key=lambda row: (not row.good, row.state))
     return found
 
 
-def scan_rows(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> Iterator[Row]:
-    """All rows whose checks hold, in key order; read them all before writing."""
-    query = sa.select(frames).where(*conditions).execution_options(yield_per=_BATCH)
-    return _checked(connection.execute(query))
-
-
-def _checked(result: Iterable[Any]) -> Iterator[Row]:
-    for *values, check in result:
-        try:
-            row = Row(*values)
-            holds = row.check == check
-        except (struct.error, TypeError):
-            continue
-        if holds:
-            yield row
+def page_of_frames(
+    connection: sa.Connection, domain: bytes, after: FrameRow | None, first: int, last: int
+) -> list[FrameRow]:
+    """The next PAGE rows with tags *first* to *last* whose checks hold, in key order."""
+    key = [schema.frames.c[name] for name in ("tag", "id", "pack", "offset")]
+    start = (first, b"", b"", -1) if after is None else tuple(after._asdict()[c.name] for c in key)
+    these = (schema.frames.c.domain == domain, sa.tuple_(*key) > start, key[0] <= last)
+    query = sa.select(schema.frames).where(*these).order_by(*key)
+    with connection.execute(query.execution_options(yield_per=PAGE)) as result:
+        return list(islice(checked(FrameRow, result), PAGE))

@@ -31,33 +31,46 @@ class Closure(NamedTuple):
     complete: bool  # all the roots
 
 
+class _Visit(NamedTuple):
+    node: Reference
+    sound: bool  # no child is known to be incomplete
+    ahead: list[Reference]  # children that must be walked
+    rest: Iterator[Reference]
+
+
 class Walk:
-    """One memoised, iterative walk; trees of any depth and cycles end, a cycle incomplete."""
+    """One memoised, iterative walk; trees of any depth and cycles end, a cycle incomplete.
+
+    Memory: some 300 bytes for each node that has to be walked and for each missing frame; nothing
+    for what is known to be complete, which is all but everything.
+    """
 
     def __init__(self, copies: Copies, limit: int = MAX_MISSING) -> None:
         self._copies, self._limit = copies, limit
-        self._known: dict[Reference, bool | None] = {}  # None: still being walked
+        self._known: dict[Reference, bool] = {}  # False also while it is being walked
         self._completed: set[Reference] = set()
         self._missing: dict[Reference, None] = {}
         self._more = False
 
     def run(self, roots: Sequence[Reference]) -> Closure:
-        self._look(roots)
-        for root in roots:
+        ahead, sound = self._look(roots)
+        for root in ahead:
             self._descend(root)
-        complete = all(self._known[root] for root in roots)
+        complete = sound and all(self._known[root] for root in ahead)
         return Closure(self._completed, list(self._missing), self._more, complete)
 
-    def _look(self, references: Sequence[Reference]) -> list[Reference]:
-        """Learn the standings of *references*; those that must be walked come back."""
+    def _look(self, references: Sequence[Reference]) -> tuple[list[Reference], bool]:
+        """Those of *references* that must be walked, and whether all the others are complete."""
         asked = [reference for reference in references if reference not in self._known]
-        found = self._copies.standings(asked) if asked else {}
-        for reference, standing in found.items():
-            if standing == Standing.COMPLETE:
-                self._known[reference] = True
-            elif standing == Standing.MISSING:
+        sound = all(self._known.get(reference, True) for reference in references)
+        ahead: list[Reference] = []
+        for reference, standing in (self._copies.standings(asked) if asked else {}).items():
+            if standing == Standing.MISSING:
                 self._miss(reference)
-        return [reference for reference in references if reference not in self._known]
+                sound = False
+            elif standing == Standing.INCOMPLETE:
+                ahead.append(reference)
+        return ahead, sound
 
     def _miss(self, reference: Reference) -> None:
         self._known[reference] = False
@@ -67,29 +80,26 @@ class Walk:
             self._more = True
 
     def _descend(self, root: Reference) -> None:
-        stack: list[tuple[Reference, tuple[Reference, ...], Iterator[Reference]]] = []
+        stack: list[_Visit] = []
         self._enter(root, stack)
         while stack:
-            node, children, ahead = stack[-1]
-            child = next(ahead, None)
+            visit = stack[-1]
+            child = next(visit.rest, None)
             if child is not None:
                 self._enter(child, stack)
                 continue
             stack.pop()
-            self._known[node] = all(self._known[child] for child in children)
-            if self._known[node]:
-                self._completed.add(node)
+            if visit.sound and all(self._known[child] for child in visit.ahead):
+                self._known[visit.node] = True
+                self._completed.add(visit.node)
 
-    def _enter(
-        self,
-        node: Reference,
-        stack: list[tuple[Reference, tuple[Reference, ...], Iterator[Reference]]],
-    ) -> None:
+    def _enter(self, node: Reference, stack: list[_Visit]) -> None:
         if node in self._known:
             return
         children = self._copies.children(node)
         if children is None:
             self._miss(node)
             return
-        self._known[node] = None
-        stack.append((node, children, iter(self._look(children))))
+        self._known[node] = False
+        ahead, sound = self._look(children)
+        stack.append(_Visit(node, sound, ahead, iter(ahead)))

@@ -4,116 +4,24 @@ Synchronous; the vault's one writer thread runs it.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import sqlalchemy as sa
 
-from transfer.errors import NotStored
-from transfer.formats import frame, pack
+from transfer.errors import TransientError
 from transfer.formats.pack import PackClass, PackHeader, class_of
-from transfer.formats.reference import Kind, Reference, decode_references
-from transfer.vault import catalog as cat
-from transfer.vault import checks
+from transfer.formats.reference import Kind, Reference
+from transfer.vault import schema
 from transfer.vault.base import Outcome
-from transfer.vault.catalog import METADATA_FROM, Catalog, Row, State, find_rows, put_rows
+from transfer.vault.catalog import Catalog, find_frames, put, put_frames
 from transfer.vault.checks import Arrived, Epochs
-from transfer.vault.closure import Closure, Standing, Walk
-from transfer.vault.objects import DirectoryObjects, OpenPack, not_stored
-
-
-def place_of(row: Row) -> PackHeader:
-    return PackHeader(row.domain, class_of(row.tag), row.pack)
-
-
-def read_row(objects: DirectoryObjects, row: Row) -> bytes | None:
-    """The frame of *row*, its checksum verified; None for any damage."""
-    raw = objects.read_frame(place_of(row), row.offset, row.length)
-    return raw if raw is not None and checks.intact(raw, row.reference) else None
-
-
-class Shelf:
-    """One domain's copies inside a transaction, for a walk.
-
-    With *trusting* off only data is taken as complete: all nodes are walked again.
-    """
-
-    def __init__(
-        self, connection: sa.Connection, objects: DirectoryObjects, domain: bytes,
-        trusting: bool = True,
-    ) -> None:  # fmt: skip
-        self._connection, self._objects = connection, objects
-        self._domain, self._trusting = domain, trusting
-        # Rows of nodes that were asked about and not entered yet: a query less for each.
-        self._ahead: dict[Reference, list[Row]] = {}
-
-    def standings(self, references: Sequence[Reference]) -> dict[Reference, Standing]:
-        found = find_rows(self._connection, self._domain, references)
-        standings = {reference: self._standing(rows) for reference, rows in found.items()}
-        for reference, standing in standings.items():
-            if standing == Standing.INCOMPLETE:
-                self._ahead[reference] = found[reference]
-        return standings
-
-    def _standing(self, rows: list[Row]) -> Standing:
-        good = [row for row in rows if row.good]
-        if not good:
-            return Standing.MISSING
-        believed = self._trusting or good[0].tag < METADATA_FROM
-        complete = believed and any(row.complete for row in good)
-        return Standing.COMPLETE if complete else Standing.INCOMPLETE
-
-    def children(self, reference: Reference) -> tuple[Reference, ...] | None:
-        rows = self._ahead.pop(reference, None)
-        if rows is None:
-            rows = find_rows(self._connection, self._domain, (reference,))[reference]
-        for row in rows:
-            raw = read_row(self._objects, row) if row.good else None
-            if raw is not None:
-                header = frame.decode_header(raw)
-                assert header is not None
-                return decode_references(
-                    raw[frame.HEADER_SIZE : frame.HEADER_SIZE + header.children_size]
-                )
-        return None
-
-
-def resolve(
-    connection: sa.Connection, objects: DirectoryObjects, domain: bytes,
-    roots: Sequence[Reference],
-) -> Closure:  # fmt: skip
-    """Walk what is not known to be complete below *roots*, and keep what was learnt."""
-    closure = Walk(Shelf(connection, objects, domain)).run(roots)
-    set_complete(connection, domain, closure.completed)
-    return closure
-
-
-def set_complete(connection: sa.Connection, domain: bytes, references: Iterable[Reference]) -> None:
-    found = find_rows(connection, domain, list(references))
-    good = [row for rows in found.values() for row in rows if row.good and not row.complete]
-    put_rows(connection, [row._replace(complete=True) for row in good])
-
-
-def recheck(connection: sa.Connection, objects: DirectoryObjects, domain: bytes) -> None:
-    """Decide completeness of all the domain's nodes anew, in one walk from the data up."""
-    condition = (cat.frames.c.domain == domain, cat.frames.c.tag >= METADATA_FROM)
-    nodes = list(cat.scan_rows(connection, *condition))
-    walk = Walk(Shelf(connection, objects, domain, trusting=False))
-    complete = walk.run(list({row.reference for row in nodes})).completed
-    changed = [
-        row._replace(complete=row.reference in complete)
-        for row in nodes
-        if row.complete != (row.reference in complete)
-    ]
-    put_rows(connection, changed)
-
-
-def mark(
-    connection: sa.Connection, objects: DirectoryObjects, rows: Iterable[Row], state: State
-) -> None:
-    """Give *rows* a state that is not good, and clear completeness above them."""
-    changed = [row._replace(state=state) for row in rows if row.state < state]
-    put_rows(connection, changed)
-    for domain in sorted({row.domain for row in changed}):
-        recheck(connection, objects, domain)
+from transfer.vault.closure import Standing
+from transfer.vault.copies import Shelf, read_copy, row_of, set_complete
+from transfer.vault.damage import mark, note_broken, trusting
+from transfer.vault.durable import not_stored
+from transfer.vault.objects import DirectoryObjects
+from transfer.vault.open_pack import OpenPack
+from transfer.vault.schema import METADATA_FROM, FrameRow, PackRow, State
 
 
 class FrameStore:
@@ -123,8 +31,10 @@ class FrameStore:
 
     def have(self, domain: bytes, tag: int, generation: int, ids: Sequence[bytes]) -> list[bool]:
         references = [Reference(tag, bytes(id)) for id in ids]
-        with self._catalog.begin() as connection:
-            found = find_rows(connection, domain, references)
+        nodes = tag >= METADATA_FROM
+        begun = trusting(self._catalog, self._objects, domain) if nodes else self._catalog.begin()
+        with begun as connection:
+            found = find_frames(connection, domain, references)
 
         def known(reference: Reference) -> bool:
             rows = found[reference]
@@ -138,7 +48,7 @@ class FrameStore:
         taken = [one for one in arrived if one.acceptable(epochs)]
         references = [one.header.reference for one in taken]
         with self._catalog.begin() as connection:
-            found = find_rows(connection, domain, references)
+            found = find_frames(connection, domain, references)
         there = {reference for reference, rows in found.items() if any(r.good for r in rows)}
         fresh: dict[Reference, Arrived] = {}
         outcomes: list[Outcome] = []
@@ -163,35 +73,27 @@ class FrameStore:
             for open_pack in touched.values():
                 open_pack.sync()
                 open_pack.confirm()
-            with self._catalog.begin() as connection:
-                put_rows(connection, rows)
-                self._note_packs(connection, touched.values(), closed=False)
+            with trusting(self._catalog, self._objects, domain) as connection:
+                put_frames(connection, rows)
+                for open_pack in touched.values():
+                    note_pack(connection, open_pack.header, open_pack.length, closed=False)
                 self._complete(connection, domain, taken)
         except BaseException as error:
             # After a failed fsync nobody knows what the disk holds: these packs take no more.
-            self._abandon(touched.values())
+            self._finish(touched.values(), enter=False)
             if isinstance(error, OSError):
                 raise not_stored(error, "a pack") from error
-            if isinstance(error, sa.exc.SQLAlchemyError):
-                raise NotStored("the vault's catalog took no rows") from error
             raise
-        for open_pack in touched.values():
-            if open_pack.full:
-                self._close_pack(open_pack)
+        self._finish(open_pack for open_pack in touched.values() if open_pack.full)
 
     def _append(
         self, session: int, domain: bytes, one: Arrived, touched: dict[PackClass, OpenPack]
-    ) -> Row:
-        header = one.header
-        place = (domain, class_of(header.tag))
+    ) -> FrameRow:
+        place = (domain, class_of(one.header.tag))
         if place not in self._open:
             self._open[place] = OpenPack(self._objects, *place)
         open_pack = touched[place[1]] = self._open[place]
-        offset = open_pack.append(header, one.raw)
-        return Row(
-            domain, header.tag, header.id, open_pack.header.pack_id, offset, len(one.raw),
-            State.GOOD, header.kind == Kind.DATA, session, None, header.epoch, header.generation,
-        )  # fmt: skip
+        return row_of(open_pack.header, open_pack.append(one.header, one.raw), session)
 
     def _complete(self, connection: sa.Connection, domain: bytes, taken: list[Arrived]) -> None:
         """Nodes whose children are all complete by now, those of the same call included."""
@@ -206,40 +108,40 @@ class FrameStore:
                 newly.add(one.header.reference)
         set_complete(connection, domain, newly)
 
-    def _note_packs(
-        self, connection: sa.Connection, open_packs: Iterable[OpenPack], closed: bool
-    ) -> None:
-        for open_pack in open_packs:
-            note_pack(connection, open_pack.header, open_pack.length, closed)
+    def _finish(self, open_packs: Iterable[OpenPack], enter: bool = True) -> None:
+        """Close packs. What fails costs nothing: the next opening looks at what is not closed.
 
-    def _abandon(self, open_packs: Iterable[OpenPack]) -> None:
-        for open_pack in open_packs:
-            try:
-                self._close_pack(open_pack)
-            except (OSError, sa.exc.SQLAlchemyError):
-                continue  # still without a trailer: the next opening cuts and closes it
-
-    def _close_pack(self, open_pack: OpenPack) -> None:
-        header = open_pack.header
-        del self._open[header.domain, header.pack_class]
-        try:
-            length = open_pack.close()
-        except OSError:
-            return
-        with self._catalog.begin() as connection:
-            note_pack(connection, header, length, closed=True)
+        So it shall, when frames may lack their rows; then no row says that the pack is closed.
+        """
+        for open_pack in list(open_packs):
+            header = open_pack.header
+            del self._open[header.domain, header.pack_class]
+            with suppress(OSError, TransientError):
+                if open_pack.empty:
+                    open_pack.discard()
+                    continue
+                length = open_pack.close()
+                if enter:
+                    with self._catalog.begin() as connection:
+                        note_pack(connection, header, length, closed=True)
 
     def fetch(self, domain: bytes, references: Sequence[Reference]) -> list[bytes | None]:
-        damaged: list[Row] = []
+        damaged: list[FrameRow] = []
         with self._catalog.begin() as connection:
-            found = find_rows(connection, domain, references)
-            raws = [self._best(found[reference], damaged) for reference in references]
-            mark(connection, self._objects, damaged, State.DAMAGED)
+            found = find_frames(connection, domain, references)
+        raws = [self._best(found[reference], damaged) for reference in references]
+        # Who asks for a frame was led to it by a node, and that is complete no longer.
+        missing = {one for one, raw in zip(references, raws, strict=True) if raw is None}
+        if damaged or missing:
+            # On a full disk a mark cannot be made, and the frames can still be read.
+            with suppress(TransientError), self._catalog.begin() as connection:
+                mark(connection, self._objects, domain, damaged, State.DAMAGED)
+                note_broken(connection, domain, missing)
         return raws
 
-    def _best(self, rows: list[Row], damaged: list[Row]) -> bytes | None:
+    def _best(self, rows: list[FrameRow], damaged: list[FrameRow]) -> bytes | None:
         for row in rows:
-            raw = read_row(self._objects, row)
+            raw = read_copy(self._objects, row)
             if raw is not None:
                 return raw
             damaged.append(row)
@@ -247,25 +149,14 @@ class FrameStore:
 
     def report_damaged(self, domain: bytes, references: Sequence[Reference]) -> None:
         with self._catalog.begin() as connection:
-            found = find_rows(connection, domain, references)
+            found = find_frames(connection, domain, references)
             rows = [row for copies in found.values() for row in copies]
-            mark(connection, self._objects, rows, State.SUSPECT)
+            mark(connection, self._objects, domain, rows, State.SUSPECT)
 
     def close(self) -> None:
-        self._abandon(list(self._open.values()))
+        self._finish(self._open.values())
 
 
 def note_pack(connection: sa.Connection, header: PackHeader, length: int, closed: bool) -> None:
-    row = {
-        "pack": header.pack_id, "domain": header.domain, "class": int(header.pack_class),
-        "length": length, "closed": closed,
-    }  # fmt: skip
-    cat.upsert(connection, cat.packs, [row])
-
-
-def row_of(header: PackHeader, entry: pack.IndexEntry, session: int = 0) -> Row:
-    """The row of a frame that was found in a pack, and not in the catalog."""
-    return Row(
-        header.domain, entry.tag, entry.id, header.pack_id, entry.offset, entry.frame_length,
-        State.GOOD, entry.tag < METADATA_FROM, session, None, entry.epoch, entry.generation,
-    )  # fmt: skip
+    row = PackRow(header.pack_id, header.domain, header.pack_class, length, closed)
+    put(connection, schema.packs, [row])

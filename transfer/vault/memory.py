@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from transfer.errors import ItemBusy, NotFound, PointMissing, Refused, SessionEnded
+from transfer.errors import NotFound, PointMissing, Refused, SessionEnded
 from transfer.formats import point as points_format
 from transfer.formats.reference import Buffer, Kind, Reference
 from transfer.vault import checks
@@ -60,6 +60,8 @@ class _Session:
     number: int
     domain: bytes
     item: bytes | None
+    owner: bytes
+    opened: int
     last_seen: int
     open: bool = True
 
@@ -90,17 +92,17 @@ class MemoryVault:
         keyrings.append(bytes(keyring))
 
     async def open_session(
-        self, domain: bytes, item: bytes | None, take_over: bool = False
+        self, domain: bytes, item: bytes | None, owner: bytes = b""
     ) -> SessionInfo:
         now = self._clock()
         for other in self._sessions.values():
             other.open = other.open and now - other.last_seen < SESSION_LIFE
             if item is not None and other.open and (other.domain, other.item) == (domain, item):
-                if not take_over:
-                    raise ItemBusy(f"session {other.number} writes this item")
+                checks.may_replace(other.number, other.owner, other.opened, owner)
                 other.open = False
         number = len(self._sessions) + 1
-        self._sessions[number] = _Session(number, domain, item, now)
+        owner = checks.owner(owner)
+        self._sessions[number] = _Session(number, domain, item, owner, now, now)
         keyrings = self._domain(domain).keyrings
         return SessionInfo(number, number, len(keyrings), self._info.incarnation)
 

@@ -1,26 +1,32 @@
-"""The directory object store: records written once, packs that grow until they are closed.
+"""The directory object store: where packs and records are, and reading them.
 
-Directories are 0700, files 0600. A record has its name only once it is whole and durable.
+A record has its name only once it is whole and durable. A pack has its name from the start, grows
+until it is closed (see open_pack.py), and is read in pieces (see pack_file.py).
 """
 
-import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from blake3 import blake3
+from transfer.formats.pack import PackClass, PackHeader
+from transfer.vault.durable import make_directory, not_stored, write_durably
 
-from transfer.errors import NoSpace, NotStored
-from transfer.formats import frame, pack
-from transfer.formats.pack import IndexEntry, PackClass, PackHeader
+_CLASSES = {one.name.lower(): one for one in PackClass}
 
 
-class PackPlace:
-    """Where a pack is; what its path alone tells."""
+class PackPlace(NamedTuple):
+    """A pack's file, and what its path says that it is."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.pack_id = bytes.fromhex(path.name)
+    path: Path
+    header: PackHeader
+
+
+def _byte(text: str) -> int:
+    try:
+        return int(text, 16)
+    except ValueError:
+        return -1
 
 
 class DirectoryObjects:
@@ -32,17 +38,32 @@ class DirectoryObjects:
         pack_class = header.pack_class.name.lower()
         return self.root / "packs" / header.domain.hex() / pack_class / name[:2] / name
 
-    def packs(self) -> Iterator[PackPlace]:
-        for path in sorted((self.root / "packs").glob("*/*/??/" + "?" * 32)):
-            yield PackPlace(path)
+    def packs(self, prefixes: range = range(256)) -> Iterator[PackPlace]:
+        """Packs whose IDs begin with one of these bytes: so nobody needs the list of all."""
+        for directory in sorted((self.root / "packs").glob("*/*/??")):
+            if _byte(directory.name) in prefixes and directory.is_dir():
+                for path in sorted(directory.iterdir()):
+                    if (place := self._place(path)) is not None:
+                        yield place
 
-    def read_pack(self, header: PackHeader) -> bytes | None:
-        try:
-            return self.pack_path(header).read_bytes()
-        except OSError:
+    def _place(self, path: Path) -> PackPlace | None:
+        domain, pack_class, _, name = path.parts[-4:]
+        if pack_class not in _CLASSES:
             return None
+        try:
+            header = PackHeader(bytes.fromhex(domain), _CLASSES[pack_class], bytes.fromhex(name))
+        except ValueError:
+            return None
+        return PackPlace(path, header) if self.pack_path(header) == path else None
 
-    def pack_length(self, header: PackHeader) -> int:
+    def strays(self) -> Iterator[Path]:
+        """Files below packs/ that no pack's name and place fit."""
+        for directory, _, files in os.walk(self.root / "packs"):
+            for path in (Path(directory) / name for name in sorted(files)):
+                if len(path.relative_to(self.root).parts) != 5 or self._place(path) is None:
+                    yield path
+
+    def pack_size(self, header: PackHeader) -> int:
         """0 for a pack that is not there."""
         try:
             return self.pack_path(header).stat().st_size
@@ -58,9 +79,12 @@ class DirectoryObjects:
             return None
         return raw if len(raw) == length else None
 
+    def record_path(self, name: str) -> Path:
+        return self.root / "records" / name
+
     def put_record(self, name: str, raw: bytes) -> None:
         """Durable on return; raises NotStored and leaves nothing under *name* otherwise."""
-        path = self.root / "records" / name
+        path = self.record_path(name)
         try:
             make_directory(path.parent)
             write_durably(path, raw)
@@ -69,127 +93,25 @@ class DirectoryObjects:
 
     def read_record(self, name: str) -> bytes | None:
         try:
-            return (self.root / "records" / name).read_bytes()
+            return self.record_path(name).read_bytes()
         except OSError:
             return None
 
-    def records(self, kind: str) -> Iterator[str]:
-        """The names of all whole records of a kind."""
-        base = self.root / "records"
-        for path in sorted((base / kind).rglob("*")):
-            if path.is_file() and not path.name.startswith("."):
-                yield str(path.relative_to(base))
+    def has_record(self, name: str) -> bool:
+        return os.path.lexists(self.record_path(name))
 
+    def records(self, directory: str) -> Iterator[str]:
+        """The names of the whole records right below a directory, sorted."""
+        return (name for name, is_directory in self._list(directory) if not is_directory)
 
-class OpenPack:
-    """A pack that only grows; what `sync` has not confirmed may be taken back."""
+    def directories(self, directory: str) -> Iterator[str]:
+        return (name for name, is_directory in self._list(directory) if is_directory)
 
-    def __init__(self, objects: DirectoryObjects, domain: bytes, pack_class: PackClass) -> None:
-        self.header = PackHeader(domain, pack_class, os.urandom(16))
-        path = objects.pack_path(self.header)
-        self._new_in: Path | None = path.parent
-        self.length = self.durable = pack.HEADER_SIZE
-        self._entries: list[IndexEntry] = []
-        head = pack.encode_header(self.header)
-        self._hash, self._durable_hash = blake3(head), blake3(head)
+    def _list(self, directory: str) -> Iterator[tuple[str, bool]]:
         try:
-            make_directory(path.parent)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-            try:
-                _write(self._file, head, 0)
-            except OSError:
-                os.close(self._file)
-                path.unlink(missing_ok=True)
-                raise
-        except OSError as error:
-            raise not_stored(error, f"pack {path.name}") from error
-
-    @property
-    def full(self) -> bool:
-        return self.length >= pack.FULL_PACK
-
-    def append(self, header: frame.Header, raw: memoryview) -> int:
-        """Write a frame and say where; not durable before `sync`. OSError as it comes."""
-        offset = self.length
-        _write(self._file, raw, offset)
-        self._hash.update(raw)
-        self._entries.append(pack.entry_of(header, offset))
-        self.length += len(raw)
-        return offset
-
-    def sync(self) -> None:
-        os.fdatasync(self._file)
-        if self._new_in is not None:
-            sync_directory(self._new_in)
-            self._new_in = None
-
-    def confirm(self) -> None:
-        """What was synced stays, whatever the catalog says next.
-
-        A transaction that failed may yet have reached the disk: a frame without a row is harmless,
-        a row without its frame is not.
-        """
-        self.durable, self._durable_hash = self.length, self._hash.copy()
-
-    def close(self) -> int:
-        """Cut to what was confirmed, write the trailer, and return the length.
-
-        A trailer that cannot be written costs nothing: the next opening writes it.
-        """
-        kept = [entry for entry in self._entries if entry.offset < self.durable]
-        trailer = pack.encode_trailer(kept, self.durable, self._durable_hash)
-        try:
-            if self.length > self.durable:
-                os.ftruncate(self._file, self.durable)
-            _write(self._file, trailer, self.durable)
-            os.fsync(self._file)
-        finally:
-            os.close(self._file)
-        return self.durable + len(trailer)
-
-
-def not_stored(error: OSError, what: str) -> NotStored | NoSpace:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpace(f"the vault's disk is full: {what}", "make room, then run again")
-    return NotStored(f"{what} could not be written: {error.strerror}")
-
-
-def make_directory(path: Path) -> None:
-    """Make *path* and its parents, each durable in its own parent."""
-    if path.is_dir():
-        return
-    make_directory(path.parent)
-    path.mkdir(mode=0o700, exist_ok=True)
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_durably(path: Path, raw: bytes) -> None:
-    """Put *raw* under *path*: entirely or not at all, and durable on return."""
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        try:
-            _write(descriptor, raw, 0)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        temporary.rename(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
-
-
-def _write(descriptor: int, raw: bytes | memoryview, offset: int) -> None:
-    view = memoryview(raw)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
+            found = sorted(self.record_path(directory).iterdir())
+        except FileNotFoundError:
+            return
+        for path in found:
+            if not path.name.startswith("."):
+                yield f"{directory}/{path.name}", path.is_dir()

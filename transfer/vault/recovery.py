@@ -1,188 +1,144 @@
 """What opening does: the catalog and the packs agree again before the first call is answered."""
 
-import os
-from collections.abc import Iterable
+from itertools import pairwise
 
 import sqlalchemy as sa
-from blake3 import blake3
 
-from transfer.errors import FormatError
-from transfer.formats import pack, point, record
-from transfer.formats.pack import IndexEntry, PackHeader
-from transfer.formats.record import RecordKind
-from transfer.vault import catalog as cat
-from transfer.vault.catalog import Catalog, Row, State, find_rows, put_rows
-from transfer.vault.frames import mark, note_pack, resolve, row_of
-from transfer.vault.ledger import enter_keyring, enter_point, read_point
-from transfer.vault.objects import DirectoryObjects
+from transfer.errors import DamagedData
+from transfer.formats.pack import HEADER_SIZE, IndexEntry, PackHeader
+from transfer.vault import schema
+from transfer.vault.adoption import adopt_records
+from transfer.vault.catalog import PAGE, Catalog, find_frames, page_of_frames, put_frames
+from transfer.vault.copies import row_of
+from transfer.vault.damage import mark, note_broken
+from transfer.vault.frames import note_pack
+from transfer.vault.objects import DirectoryObjects, PackPlace
+from transfer.vault.open_pack import close_cut
+from transfer.vault.pack_file import Contents, examine
+from transfer.vault.schema import FrameRow, PackRow, State, checked
 
-_BATCH = 1000
+_PACKS = 10_000  # looked at together; some 10 MiB of memory
 
 
 def recover(catalog: Catalog, objects: DirectoryObjects) -> None:
     """After this every row has its frame, as far as lengths tell, and every pack a trailer."""
-    with catalog.begin() as connection:
-        rows = connection.execute(sa.select(cat.packs))
-        known = {row.pack: (row.length, row.closed) for row in rows}
-    seen: set[bytes] = set()
-    for place in objects.packs():
-        seen.add(place.pack_id)
-        length, closed = known.get(place.pack_id, (0, False))
-        if not closed:
-            known_before = place.pack_id in known
-            settle_pack(catalog, objects, place.path.read_bytes(), known_before)
-        elif place.path.stat().st_size < length:
-            lose(catalog, objects, {place.pack_id: place.path.stat().st_size})
-    lose(catalog, objects, dict.fromkeys(known.keys() - seen, 0))
+    lost: dict[bytes, int] = {}  # what is left of packs that were longer once
+    known_any = seen_any = False
+    for prefixes in pack_ranges(catalog):
+        with catalog.begin() as connection:
+            known = {row.pack: row for row in pack_rows(connection, prefixes)}
+        seen = {place.header.pack_id: place for place in objects.packs(prefixes)}
+        known_any, seen_any = known_any or bool(known), seen_any or bool(seen)
+        for pack_id, place in seen.items():
+            lost |= _look(catalog, objects, place, known.get(pack_id))
+        lost |= dict.fromkeys(known.keys() - seen.keys(), 0)
+    if known_any and not seen_any:
+        hint = f"mount their disk; if they are gone: transfer vault rebuild {objects.root}"
+        raise DamagedData(f"none of the packs in {objects.root / 'packs'} is there", hint)
+    lose(catalog, objects, lost)
     adopt_records(catalog, objects)
 
 
+def pack_ranges(catalog: Catalog) -> list[range]:
+    """First bytes of pack IDs, so many at a time that some _PACKS packs have them."""
+    with catalog.begin() as connection:
+        count = connection.scalar(sa.select(sa.func.count()).select_from(schema.packs)) or 0
+    parts = min(256, count // _PACKS + 1)
+    bounds = [256 * part // parts for part in range(parts + 1)]
+    return [range(*pair) for pair in pairwise(bounds)]
+
+
+def pack_rows(connection: sa.Connection, prefixes: range) -> list[PackRow]:
+    """Rows of packs whose IDs begin with one of these bytes."""
+    column = schema.packs.c.pack
+    last = bytes((prefixes[-1],)) + b"\xff" * 15
+    query = sa.select(schema.packs).where(column.between(bytes((prefixes[0],)), last))
+    return list(checked(PackRow, connection.execute(query)))
+
+
+def _look(
+    catalog: Catalog, objects: DirectoryObjects, place: PackPlace, row: PackRow | None
+) -> dict[bytes, int]:
+    """Settle a pack that is not known to be closed; what is left of one that is shorter now."""
+    if row is None or row.header != place.header or not row.closed:
+        settled = settle_pack(catalog, objects, place, 0 if row is None else row.length)
+        return {} if settled or row is None else {row.pack: 0}
+    size = objects.pack_size(place.header)
+    return {row.pack: size} if size < row.length else {}
+
+
 def lose(catalog: Catalog, objects: DirectoryObjects, lengths: dict[bytes, int]) -> None:
-    """Frames that lie beyond these lengths of their packs are missing from now on."""
+    """Frames that lie beyond these lengths of their packs are damaged from now on."""
     if not lengths:
         return
     with catalog.begin() as connection:
-        lost = [
-            row
-            for row in cat.scan_rows(connection)
-            if row.pack in lengths and row.offset + row.length > lengths[row.pack]
-        ]
-        mark(connection, objects, lost, State.DAMAGED)
+        domains = list(connection.scalars(sa.select(schema.packs.c.domain).distinct()))
+    for domain in domains:
+        after: FrameRow | None = None
+        while True:
+            with catalog.begin() as connection:
+                page = page_of_frames(connection, domain, after, 0, 255)
+                if not page:
+                    break
+                beyond = [row for row in page if row.end > lengths.get(row.pack, row.end)]
+                mark(connection, objects, domain, beyond, State.DAMAGED)
+            after = page[-1]
 
 
 def settle_pack(
-    catalog: Catalog, objects: DirectoryObjects, raw: bytes, known: bool = False
+    catalog: Catalog, objects: DirectoryObjects, place: PackPlace, known: int | None = None
 ) -> bool:
-    """Enter a pack's whole frames, cut it after the last one, close it; False for no pack.
+    """Enter a pack's whole frames, and close it after the last one; False for no pack.
 
-    A pack with a trailer is entered by its index. If the catalog has *known* the pack, frames that
-    the pack lacks are missing from now on.
+    Frames that its index names, and that are not whole, are entered as damaged: they were there.
+    *known* is how many bytes of it the catalog promised, None if it is new. If they are not all
+    there, or a sector cannot be read, nothing is cut: the disk may do better another day.
     """
-    try:
-        header = pack.decode_header(raw)
-    except FormatError:
+    contents = examine(place.path, place.header)
+    if contents is None:
         return False
-    entries, length = entries_of(raw)
+    enter_frames(catalog, place.header, contents.entries)
+    enter_frames(catalog, place.header, contents.lost, State.DAMAGED)
+    length, closed = contents.size, contents.closed
+    if not closed and contents.readable and contents.cut >= (known or 0):
+        length, closed = close_cut(place.path, contents), True
     with catalog.begin() as connection:
-        enter_frames(connection, header, entries)
-        if known:
-            lost = _lost(connection, header, {entry.offset for entry in entries})
-            mark(connection, objects, lost, State.DAMAGED)
-    if length is None:
-        length = close_cut_pack(objects, header, raw, entries)
-    with catalog.begin() as connection:
-        note_pack(connection, header, length, closed=True)
+        if known is not None and not _covers(contents, known):
+            rows = rows_in(connection, place.header)
+            whole = {(entry.reference, entry.offset) for entry in contents.entries}
+            lacking = [row for row in rows if (row.reference, row.offset) not in whole]
+            mark(connection, objects, place.header.domain, lacking, State.DAMAGED)
+        note_pack(connection, place.header, max(length, known or 0), closed)
     return True
 
 
-def entries_of(raw: bytes) -> tuple[list[IndexEntry], int | None]:
-    """Index entries of a pack, and its length if it has a trailer that holds."""
-    try:
-        trailer = pack.decode_trailer(raw)
-    except FormatError:
-        trailer = None
-    if trailer is not None and pack.digest_holds(raw, trailer):
-        return list(trailer.entries), len(raw)
-    # A trailer whose digest fails tells of damage: then only what is intact counts.
-    found = [pack.entry_of(one.frame.header, one.offset) for one in pack.walk(raw)]
-    return found, None if trailer is None else len(raw)
+def _covers(contents: Contents, length: int) -> bool:
+    """Whether whole frames follow each other up to *length*: then no row can lack its frame."""
+    whole = HEADER_SIZE + sum(entry.frame_length for entry in contents.entries)
+    return whole == contents.cut >= length
 
 
-def close_cut_pack(
-    objects: DirectoryObjects, header: PackHeader, raw: bytes, entries: Iterable[IndexEntry]
-) -> int:
-    """Cut an open pack after its last whole frame, write its trailer, and return its length."""
-    entries = list(entries)
-    cut = max((one.offset + one.frame_length for one in entries), default=pack.HEADER_SIZE)
-    trailer = pack.encode_trailer(entries, cut, blake3(raw[:cut]))
-    with objects.pack_path(header).open("r+b") as file:
-        file.truncate(cut)
-        file.seek(cut)
-        file.write(trailer)
-        file.flush()
-        os.fsync(file.fileno())
-    return cut + len(trailer)
+def rows_in(connection: sa.Connection, header: PackHeader) -> list[FrameRow]:
+    """Costs a scan of the domain: no index leads from a pack to its rows."""
+    column = schema.frames.c
+    here = (column.domain == header.domain, column.pack == header.pack_id)
+    return list(checked(FrameRow, connection.execute(sa.select(schema.frames).where(*here))))
 
 
 def enter_frames(
-    connection: sa.Connection, header: PackHeader, entries: list[IndexEntry]
-) -> list[Row]:
+    catalog: Catalog, header: PackHeader, entries: list[IndexEntry], state: State = State.GOOD
+) -> list[FrameRow]:
     """Rows for those of *entries* that have none; they come back."""
-    new: list[Row] = []
-    for at in range(0, len(entries), _BATCH):
-        batch = entries[at : at + _BATCH]
-        found = find_rows(connection, header.domain, [entry.reference for entry in batch])
-        for entry in batch:
-            places = {(row.pack, row.offset) for row in found[entry.reference]}
-            if (header.pack_id, entry.offset) not in places:
-                new.append(row_of(header, entry))
-    put_rows(connection, new)
+    new: list[FrameRow] = []
+    for at in range(0, len(entries), PAGE):
+        batch = entries[at : at + PAGE]
+        with catalog.begin() as connection:
+            found = find_frames(connection, header.domain, {one.reference for one in batch})
+            places = {row.place for rows in found.values() for row in rows}
+            rows = [row_of(header, entry)._replace(state=state) for entry in batch]
+            rows = [row for row in rows if row.place not in places]
+            put_frames(connection, rows)
+            if state != State.GOOD:
+                note_broken(connection, header.domain, {row.reference for row in rows})
+            new += rows
     return new
-
-
-def _lost(connection: sa.Connection, header: PackHeader, offsets: set[int]) -> list[Row]:
-    rows = cat.scan_rows(
-        connection, cat.frames.c.domain == header.domain, cat.frames.c.pack == header.pack_id
-    )
-    return [row for row in rows if row.offset not in offsets]
-
-
-def adopt_records(catalog: Catalog, objects: DirectoryObjects) -> tuple[int, int]:
-    """Enter records without rows: (points adopted, points left because frames are missing)."""
-    _adopt_keyrings(catalog, objects)
-    dead = _adopt_tombstones(catalog, objects)
-    adopted = left = 0
-    with catalog.begin() as connection:
-        known = set(connection.scalars(sa.select(cat.points.c.point)))
-    for name in objects.records("points"):
-        if (found := _name_bytes(name)) in known or found in dead:
-            continue
-        taken = _adopt_point(catalog, objects, name)
-        adopted, left = adopted + taken, left + (not taken)
-    return adopted, left
-
-
-def _adopt_keyrings(catalog: Catalog, objects: DirectoryObjects) -> None:
-    for name in objects.records("keyrings"):
-        raw = objects.read_record(name)
-        try:
-            body = b"" if raw is None else record.decode(raw, RecordKind.KEYRING)
-            with catalog.begin() as connection:
-                enter_keyring(connection, body)
-        except FormatError:
-            continue  # `verify_vault` names it
-
-
-def _adopt_tombstones(catalog: Catalog, objects: DirectoryObjects) -> set[bytes]:
-    dead = {found for name in objects.records("tombstones") if (found := _name_bytes(name))}
-    with catalog.begin() as connection:
-        cat.upsert(connection, cat.tombstones, [{"point": one} for one in sorted(dead)])
-        for one in dead:
-            connection.execute(sa.delete(cat.points).where(cat.points.c.point == one))
-    return dead
-
-
-def _adopt_point(catalog: Catalog, objects: DirectoryObjects, name: str) -> bool:
-    stored = read_point(objects, name)
-    if stored is None:
-        return False
-    try:
-        decoded = point.decode(stored.point)
-    except FormatError:
-        return False
-    with catalog.begin() as connection:
-        for counter, value in (("sessions", stored.counter), ("arrivals", stored.arrival_number)):
-            if cat.current(connection, counter) < value:
-                cat.next_number(connection, counter, value)
-        roots = () if decoded.root is None else (decoded.root,)
-        if not resolve(connection, objects, decoded.domain, roots).complete:
-            return False
-        enter_point(connection, decoded, stored.arrival_number)
-    return True
-
-
-def _name_bytes(name: str) -> bytes:
-    try:
-        return bytes.fromhex(name.rpartition("/")[2])
-    except ValueError:
-        return b""

@@ -5,7 +5,6 @@ never waits for a disk. `transfer.vault.open` makes one.
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +14,14 @@ import sqlalchemy as sa
 
 from transfer.errors import Refused
 from transfer.formats.reference import Buffer, Reference
-from transfer.vault import catalog as cat
-from transfer.vault import checks
+from transfer.vault import checks, schema
 from transfer.vault.base import Outcome, SessionInfo, StoredPoint, VaultInfo
-from transfer.vault.catalog import METADATA_FROM, Catalog
+from transfer.vault.catalog import Catalog
+from transfer.vault.directory import release_lock
 from transfer.vault.frames import FrameStore
 from transfer.vault.ledger import Ledger
 from transfer.vault.objects import DirectoryObjects
+from transfer.vault.schema import METADATA_FROM
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,9 +49,13 @@ class StoredVault:
         *args: P.args, **kwargs: P.kwargs,
     ) -> T:  # fmt: skip
         def work() -> T:
-            return function(self._ledger.session(number).domain, *args, **kwargs)
+            return function(self._ledger.sessions.get(number).domain, *args, **kwargs)
 
         return await self._call(work)
+
+    def _for_writing(self) -> None:
+        if self._lock is None:
+            raise Refused("this vault was opened for reading only")
 
     async def info(self) -> VaultInfo:
         return self._info
@@ -63,15 +67,18 @@ class StoredVault:
         return await self._call(self._ledger.keyring, domain, version)
 
     async def add_keyring(self, domain: bytes, version: int, keyring: bytes) -> None:
+        self._for_writing()
         await self._call(self._ledger.add_keyring, domain, version, bytes(keyring))
 
     async def open_session(
-        self, domain: bytes, item: bytes | None, take_over: bool = False
+        self, domain: bytes, item: bytes | None, owner: bytes = b""
     ) -> SessionInfo:
-        return await self._call(self._ledger.open_session, domain, item, take_over)
+        if item is not None:
+            self._for_writing()
+        return await self._call(self._ledger.open_session, domain, item, bytes(owner))
 
     async def heartbeat(self, session: int) -> None:
-        await self._call(self._ledger.session, session)
+        await self._call(self._ledger.sessions.get, session)
 
     async def end_session(self, session: int) -> None:
         await self._call(self._ledger.end_session, session)
@@ -82,11 +89,10 @@ class StoredVault:
         return await self._in_session(session, self._frames.have, tag, generation, ids)
 
     async def store(self, session: int, frames: Buffer) -> list[Outcome]:
-        if self._lock is None:
-            raise Refused("this vault was opened for reading only")
+        self._for_writing()
 
         def work() -> list[Outcome]:
-            domain = self._ledger.session(session).domain
+            domain = self._ledger.sessions.get(session).domain
             arrived = checks.split(frames)
             return self._frames.store(session, domain, arrived, self._ledger.epochs(domain))
 
@@ -98,6 +104,7 @@ class StoredVault:
         return await self._in_session(session, self._frames.fetch, asked)
 
     async def commit(self, session: int, point: bytes) -> StoredPoint:
+        self._for_writing()
         return await self._call(self._ledger.commit, session, bytes(point))
 
     async def points(self, domain: bytes) -> list[StoredPoint]:
@@ -105,6 +112,7 @@ class StoredVault:
 
     async def delete_point(self, domain: bytes, point_id: bytes) -> None:
         """Leave a tombstone in the point's place."""
+        self._for_writing()
         await self._call(self._ledger.delete_point, domain, point_id)
 
     async def report_damaged(self, session: int, references: Sequence[Reference]) -> None:
@@ -112,7 +120,7 @@ class StoredVault:
         await self._in_session(session, self._frames.report_damaged, asked)
 
     async def wanted(self, session: int) -> list[Reference]:
-        return await self._call(lambda: self._ledger.wanted(self._ledger.session(session)))
+        return await self._call(lambda: self._ledger.wanted(self._ledger.sessions.get(session)))
 
     async def statistics(self) -> dict[str, int]:
         return await self._call(statistics, self._catalog)
@@ -133,7 +141,7 @@ class StoredVault:
             self._catalog.close()
         finally:
             if self._lock is not None:
-                os.close(self._lock)
+                release_lock(self._lock)
 
 
 async def _to_the_end(task: "asyncio.Future[T]") -> T:
@@ -149,12 +157,12 @@ def statistics(catalog: Catalog) -> dict[str, int]:
     def count(what: sa.ColumnElement[int], *conditions: sa.ColumnElement[bool]) -> int:
         return connection.scalar(sa.select(what).where(*conditions)) or 0
 
-    tag = cat.frames.c.tag
+    tag = schema.frames.c.tag
     with catalog.begin() as connection:
         return {
-            "bytes_stored": count(sa.func.sum(cat.frames.c.length)),
+            "bytes_stored": count(sa.func.sum(schema.frames.c.length)),
             "blocks": count(sa.func.count(tag), tag < METADATA_FROM),
             "nodes": count(sa.func.count(tag), tag >= METADATA_FROM),
-            "points": count(sa.func.count(cat.points.c.point)),
-            "machines": count(sa.func.count(cat.keyrings.c.domain.distinct())),
+            "points": count(sa.func.count(schema.points.c.point)),
+            "machines": count(sa.func.count(schema.keyrings.c.domain.distinct())),
         }

@@ -1,0 +1,119 @@
+"""What the disk holds of a vault at each step of its life, should that be the last.
+
+A step is one call that changes files or makes them durable, or a commit of the catalog, whose own
+durability is SQLite's.
+"""
+
+import copy
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+_CHANGES = ("open", "mkdir", "pwrite", "ftruncate", "rename", "unlink")
+_SYNCS = ("fsync", "fdatasync")
+
+
+class Image(NamedTuple):
+    step: str  # the first one that was not made
+    path: Path
+    told: Any  # a copy of what the vault had acknowledged
+
+
+class Disk:
+    """Keep images of *root* from before each step, with a copy of *told*.
+
+    kept: the process ended, all that was written is there. lost: the power failed, and nothing is
+    there that was not synced, neither bytes nor names. torn: as kept, with half of a write.
+    """
+
+    def __init__(self, monkeypatch, root, images, told):
+        self.root, self.images, self.told = root, images, told
+        self.kept, self.lost, self.torn = [], [], []
+        self._real = {name: getattr(os, name) for name in _CHANGES + _SYNCS}
+        self._synced = {}  # what is durable of files made since, by path
+        self._unnamed = set()  # paths whose directory was not synced since they appeared
+        for name in self._real:
+            monkeypatch.setattr(os, name, self._wrapped(name))
+
+    def __enter__(self):
+        sa.event.listen(sa.engine.Engine, "commit", self._committing)
+        return self
+
+    def __exit__(self, *_):
+        sa.event.remove(sa.engine.Engine, "commit", self._committing)
+
+    def _committing(self, _):
+        self._before("commit", self.root / "catalog")
+
+    def _wrapped(self, name):
+        real = self._real[name]
+
+        def call(first, *args, **kwargs):
+            path = self._path(first)
+            if path is None or (name == "open" and not args[0] & os.O_CREAT):
+                return real(first, *args, **kwargs)
+            self._before(name, path)
+            if name == "pwrite":
+                real(first, memoryview(args[0])[: len(args[0]) // 2], args[1])
+                self.torn.append(self._image("torn", f"{name} {path.name}"))
+            answer = real(first, *args, **kwargs)
+            self._after(name, path, args)
+            return answer
+
+        return call
+
+    def _path(self, first):
+        """The path of a descriptor or name below the root; None for any other."""
+        try:
+            path = os.readlink(f"/proc/self/fd/{first}") if isinstance(first, int) else first
+        except OSError:
+            return None
+        path = Path(path)
+        ours = path.is_relative_to(self.root) and not path.name.startswith("catalog.sqlite")
+        return path if ours else None
+
+    def _before(self, name, path):
+        step = f"{name} {path.name}"
+        # Before any other step the image is that of the step before, when less had been told.
+        if name not in _SYNCS:
+            self.kept.append(self._image("kept", step))
+        if name not in _CHANGES:
+            self.lost.append(self._image("lost", step))
+            self._lose(self.lost[-1].path)
+
+    def _image(self, how, step):
+        number = len(self.kept) + len(self.lost) + len(self.torn)
+        path = self._real_copy(self.images / f"{number}-{how}")
+        return Image(step, path, copy.deepcopy(self.told))
+
+    def _real_copy(self, path):
+        # Copying makes files and directories too, outside the root: those calls pass through.
+        return Path(shutil.copytree(self.root, path))
+
+    def _after(self, name, path, args):
+        if name in ("open", "mkdir"):
+            self._unnamed.add(path)
+            self._synced.setdefault(path, b"")
+        elif name == "rename":
+            new = Path(args[0])
+            self._synced[new] = self._synced.pop(path)
+            self._unnamed.discard(path)
+            self._unnamed.add(new)
+        elif name == "unlink":
+            self._unnamed.discard(path)
+            self._synced.pop(path, None)
+        elif name in _SYNCS and path.is_dir():
+            self._unnamed -= {one for one in self._unnamed if one.parent == path}
+        elif name in _SYNCS:
+            self._synced[path] = path.read_bytes()
+
+    def _lose(self, image):
+        for path, content in self._synced.items():
+            there = image / path.relative_to(self.root)
+            if any(one in self._unnamed for one in (path, *path.parents)):
+                shutil.rmtree(there) if there.is_dir() else there.unlink(missing_ok=True)
+            elif there.is_file():
+                there.write_bytes(content)

@@ -1,0 +1,192 @@
+"""Whatever bit of the catalog flips: no answer is a wrong yes, and what can be made again is."""
+
+import os
+import random
+
+import pytest
+
+from tests.suites.vault import (
+    DOMAIN,
+    EPOCH,
+    STORED,
+    begun,
+    has,
+    made_frame,
+    made_keyring,
+    made_point,
+    made_tree,
+)
+from tests.vault.stored import flip, opened, packs_of, point_vault, sql
+from transfer.errors import DamagedData, SessionEnded, TransferError
+from transfer.vault import catalog, schema
+from transfer.vault.open import open_vault, rebuild_catalog, verify_vault
+from transfer.vault.schema import PointRow, PointState
+
+FLIPS = 1000 if os.environ.get("TRANSFER_TESTS_ALL") else 150
+REFERENCES, FRAMES = made_tree()
+RECORD = made_point(REFERENCES[-1])
+
+
+@pytest.mark.parametrize("change", ["length = length + 1", "stored_by = 9", "epoch = x'00'"])
+async def test_a_frame_with_a_damaged_row_is_not_there_until_verify_enters_it(path, change):
+    await point_vault(path)
+    sql(path, f"UPDATE frames SET {change} WHERE tag = 16")
+    async with opened(path) as vault:
+        assert await has(vault, await begun(vault, None), *REFERENCES[:2]) == [False, False]
+    report = await verify_vault(path)
+    assert [one.reference for one in report.damaged] == REFERENCES[:2]
+    assert (await verify_vault(path)).damaged == []
+    async with opened(path) as vault:
+        assert await has(vault, await begun(vault, None), *REFERENCES) == [True] * 4
+
+
+async def test_a_flipped_complete_is_not_believed(path):
+    async with opened(path, create=True) as vault:
+        await vault.store(await begun(vault), FRAMES[0] + FRAMES[2] + FRAMES[3])
+    sql(path, "UPDATE frames SET complete = 1")
+    async with opened(path) as vault:
+        session = await begun(vault, None)
+        assert await has(vault, session, *REFERENCES) == [True, False, False, False]
+
+
+@pytest.mark.parametrize("column", ["item", "arrival_number", "state", "since", "row_check"])
+async def test_a_damaged_point_row_is_made_again_from_its_record(path, column):
+    await point_vault(path)
+    async with opened(path) as vault:
+        (before,) = await vault.points(DOMAIN)
+    sql(path, f"UPDATE points SET {column} = 2")
+    async with opened(path) as vault:
+        assert await vault.points(DOMAIN) == [before]
+
+
+async def test_a_point_row_that_is_damaged_meanwhile_is_made_again_at_the_next_look(path):
+    await point_vault(path)
+    async with opened(path) as vault:
+        (before,) = await vault.points(DOMAIN)
+        sql(path, "UPDATE points SET arrival_number = 7")
+        assert await vault.points(DOMAIN) == [before]
+        assert await vault.commit(await begun(vault), before.record) == before
+
+
+@pytest.mark.parametrize("state", [PointState.PENDING, PointState.TRASHED])
+async def test_a_point_in_any_other_state_is_not_listed(path, state):
+    await point_vault(path)
+    async with opened(path) as vault:
+        with vault._catalog.begin() as connection:
+            (row,) = catalog.rows_of(connection, PointRow, schema.points, DOMAIN)
+            catalog.put(connection, schema.points, [row._replace(state=state)])
+        assert await vault.points(DOMAIN) == []
+    async with opened(path) as vault:
+        assert await vault.points(DOMAIN) == []
+
+
+@pytest.mark.parametrize("column", ["item", "owner", "state", "last_seen", "number"])
+async def test_a_session_whose_row_is_damaged_has_ended_and_holds_nothing(path, column):
+    async with opened(path, create=True) as vault:
+        session = await begun(vault)
+        sql(path, f"UPDATE sessions SET {column} = {session + 1}")
+        for number in (session, session + 1):
+            with pytest.raises(SessionEnded):
+                await vault.heartbeat(number)
+            with pytest.raises(SessionEnded):
+                await vault.commit(number, made_point(None))
+        await begun(vault)
+        assert await vault.points(DOMAIN) == []
+
+
+async def test_an_ended_session_does_not_rise_by_a_flip(path):
+    async with opened(path, create=True) as vault:
+        session = await begun(vault)
+        await vault.end_session(session)
+        sql(path, "UPDATE sessions SET state = 1")
+        with pytest.raises(SessionEnded):
+            await vault.commit(session, made_point(None))
+
+
+@pytest.mark.parametrize("column", ["domain", "length", "closed", "pack_class", "pack"])
+async def test_a_damaged_pack_row_costs_one_more_look_at_the_pack(path, column):
+    await point_vault(path)
+    (data,) = packs_of(path, "data")
+    sql(path, f"UPDATE packs SET {column} = x'01' WHERE pack = x'{data.name}'")
+    async with opened(path) as vault:
+        session = await begun(vault, None)
+        assert await vault.fetch(session, REFERENCES) == FRAMES
+        assert await has(vault, session, *REFERENCES) == [True] * 4
+    assert (await verify_vault(path)).damaged == []
+
+
+@pytest.mark.parametrize("table", ["keyrings", "epochs"])
+async def test_damaged_rows_of_keyrings_come_again_from_the_records(path, table):
+    await point_vault(path)
+    sql(path, f"UPDATE {table} SET row_check = row_check + 1")
+    async with opened(path) as vault:
+        assert await vault.keyring(DOMAIN) == made_keyring()
+        session = await begun(vault)
+        assert await vault.store(session, made_frame(9, epoch=EPOCH)[1]) == [STORED]
+
+
+@pytest.mark.parametrize("change", ["UPDATE counters SET value = 0", "DELETE FROM counters"])
+async def test_a_damaged_counter_gives_no_number_twice(path, change):
+    await point_vault(path)
+    sql(path, change)
+    async with opened(path) as vault:
+        with pytest.raises(DamagedData) as caught:
+            await begun(vault)
+    assert f"transfer vault rebuild {path}" in caught.value.hint
+    await rebuild_catalog(path)
+    async with opened(path) as vault:
+        await begun(vault)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "PRAGMA user_version = 5",
+        "PRAGMA application_id = 1",
+        "PRAGMA writable_schema = 1; UPDATE sqlite_master SET sql = replace(sql, 'tag', 'gat')",
+    ],
+)
+async def test_another_schema_than_was_written_is_not_used(path, change):
+    await point_vault(path)
+    sql(path, *change.split("; "))
+    with pytest.raises(DamagedData):
+        await open_vault(path)
+    assert (await rebuild_catalog(path)).points == 1
+
+
+async def answers_rightly(vault):
+    """Every yes is true: what is there is whole, and what is complete is complete."""
+    domains = await vault.domains()
+    assert domains in ([], [DOMAIN])
+    reader = (await vault.open_session(DOMAIN, None)).number
+    fetched = await vault.fetch(reader, REFERENCES)  # after this the vault knows what it lacks
+    there = await has(vault, reader, *REFERENCES)
+    for yes, raw, frame in zip(there, fetched, FRAMES, strict=True):
+        assert raw == frame or (raw is None and not yes)
+    children = {2: (0, 1), 3: (2,)}
+    assert all(there[child] for node in children if there[node] for child in children[node])
+    assert [one.record for one in await vault.points(DOMAIN)] in ([], [RECORD])
+    stored = await vault.points(DOMAIN)
+    assert all(one.arrival_number == 1 for one in stored)
+
+
+async def test_any_flipped_bit_of_the_catalog_is_harmless_or_reported(path):
+    await point_vault(path)
+    catalog_file = path / "catalog.sqlite"
+    sound, draw, reported = catalog_file.read_bytes(), random.Random(1), 0
+    used = [at for at, byte in enumerate(sound) if byte]
+    for _ in range(FLIPS):
+        catalog_file.write_bytes(sound)
+        flip(catalog_file, draw.choice(used), 1 << draw.randrange(8))
+        try:
+            async with opened(path) as vault:
+                await answers_rightly(vault)
+        except TransferError as error:
+            reported += 1
+            if error.exit_code not in (65, 75):
+                raise
+    assert 0 < reported < FLIPS
+    await rebuild_catalog(path)
+    async with opened(path) as vault:
+        assert [one.record for one in await vault.points(DOMAIN)] == [RECORD]
+        assert await has(vault, await begun(vault, None), *REFERENCES) == [True] * 4

@@ -1,0 +1,141 @@
+"""Verifying a stored vault: frames and nodes against their packs and the catalog, both ways.
+
+Works beside a running vault: what is younger than the list that this began with is left to the
+next time. What is found damaged is marked, and so the next backup sends it again.
+"""
+
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from transfer.formats.pack import PackHeader
+from transfer.formats.reference import Reference, decode_references
+from transfer.vault import schema
+from transfer.vault.catalog import Catalog, find_frames, put_frames
+from transfer.vault.closure import Standing
+from transfer.vault.copies import Shelf, child_list
+from transfer.vault.damage import clear_above, disbelieve, mark, node_pages, trusting
+from transfer.vault.findings import Findings, VerifyReport, is_young
+from transfer.vault.objects import DirectoryObjects
+from transfer.vault.pack_file import Contents, examine
+from transfer.vault.record_verification import verify_records
+from transfer.vault.recovery import enter_frames, pack_ranges, pack_rows, rows_in
+from transfer.vault.schema import FrameRow, PackRow, State
+
+_BATCH = 50  # nodes whose children are looked up in one transaction
+
+
+class _Scope(NamedTuple):
+    catalog: Catalog
+    objects: DirectoryObjects
+    findings: Findings
+
+
+def verify(catalog: Catalog, objects: DirectoryObjects) -> VerifyReport:
+    """Read everything. Memory: the entries of one pack, and some 150 bytes for each pack."""
+    scope = _Scope(catalog, objects, Findings())
+    _packs(scope)
+    for path in objects.strays():
+        scope.findings.note(str(path.relative_to(objects.root)), "no pack can have this name")
+    with catalog.begin() as connection:
+        domains = list(connection.scalars(sa.select(schema.packs.c.domain).distinct()))
+    for domain in domains:
+        _nodes(scope, domain)
+    verify_records(catalog, objects, scope.findings)
+    return scope.findings.report()
+
+
+def _packs(scope: _Scope) -> None:
+    column = schema.frames.c.pack
+    with scope.catalog.begin() as connection:
+        tally = sa.select(column, sa.func.count()).group_by(column)
+        counts = {row[0]: row[1] for row in connection.execute(tally)}
+    for prefixes in pack_ranges(scope.catalog):
+        with scope.catalog.begin() as connection:
+            known = pack_rows(connection, prefixes)
+        for row in known:
+            _pack(scope, row, counts.get(row.pack, 0))
+        _unknown(scope, prefixes, {row.header for row in known})
+
+
+def _unknown(scope: _Scope, prefixes: range, known: set[PackHeader]) -> None:
+    for place in scope.objects.packs(prefixes):
+        if place.header in known or is_young(place.path):
+            continue
+        reason = "the catalog does not know this pack; the next opening enters it"
+        if examine(place.path, place.header, end=0) is None:
+            reason = "not the pack that its name says"
+        scope.findings.note(place.header.pack_id.hex(), reason)
+
+
+def _pack(scope: _Scope, row: PackRow, count: int) -> None:
+    """Compare a pack with the *count* rows that the catalog has for it."""
+    header, name = row.header, row.pack.hex()
+    path = scope.objects.pack_path(header)
+    contents = examine(path, header, None if row.closed else row.length)
+    if contents is None:
+        reason = "not the pack that its name says" if path.exists() else "the pack is missing"
+        scope.findings.note(name, reason)
+    entries = [] if contents is None else contents.entries
+    for fault in () if contents is None else contents.faults:
+        scope.findings.note(name, fault)
+    scope.findings.frames += len(entries)
+    scope.findings.bytes += sum(entry.frame_length for entry in entries)
+    _enter(scope, header, contents)
+    whole = {(entry.reference, header.pack_id, entry.offset) for entry in entries}
+    with scope.catalog.begin() as connection:
+        found = find_frames(connection, header.domain, {reference for reference, _, _ in whole})
+        rows = [copy for copies in found.values() for copy in copies if copy.pack == row.pack]
+        if len(rows) < count:  # the pack lacks what some rows promise
+            rows = rows_in(connection, header)
+        _compare(scope, connection, rows, whole)
+
+
+def _enter(scope: _Scope, header: PackHeader, contents: Contents | None) -> None:
+    if contents is not None:
+        new = enter_frames(scope.catalog, header, contents.entries)
+        new += enter_frames(scope.catalog, header, contents.lost, State.DAMAGED)
+        for row in new:
+            reason = "the catalog had no row; entered"
+            scope.findings.note(row.pack.hex(), reason, row.reference, row.offset)
+
+
+def _compare(
+    scope: _Scope, connection: sa.Connection, rows: list[FrameRow],
+    whole: set[tuple[Reference, bytes, int]],
+) -> None:  # fmt: skip
+    lost = [row for row in rows if row.place not in whole]
+    for row in lost:
+        scope.findings.note(row.pack.hex(), "the frame is not intact", row.reference, row.offset)
+    for domain in {row.domain for row in lost}:
+        mark(connection, scope.objects, domain, lost, State.DAMAGED)
+    # The pack is back, or the disk read it wrongly once.
+    healed = [row for row in rows if row.place in whole and row.state == State.DAMAGED]
+    put_frames(connection, [row._replace(state=State.GOOD) for row in healed])
+
+
+def _nodes(scope: _Scope, domain: bytes) -> None:
+    """A complete node's children are good and complete: where this holds of all, closures hold."""
+    for page in node_pages(scope.catalog, domain):
+        complete = [row for row in page if row.complete]
+        for at in range(0, len(complete), _BATCH):
+            _audit(scope, domain, complete[at : at + _BATCH])
+    clear_above(scope.catalog, scope.objects, domain)
+
+
+def _audit(scope: _Scope, domain: bytes, rows: list[FrameRow]) -> None:
+    lists = {row.reference: child_list(scope.objects, row) or b"" for row in rows}
+    children = {node: decode_references(raw) for node, raw in lists.items()}
+    with trusting(scope.catalog, scope.objects, domain) as connection:
+        shelf = Shelf(connection, scope.objects, domain)
+        below = shelf.standings(list({child for them in children.values() for child in them}))
+        still = shelf.standings(list(children))
+        wrong = [
+            node
+            for node, them in children.items()
+            if still[node] == Standing.COMPLETE
+            and any(below[child] != Standing.COMPLETE for child in them)
+        ]
+        disbelieve(connection, domain, wrong)
+    for node in wrong:
+        scope.findings.note("catalog", "called complete, and lacks a child; cleared", node)
