@@ -48,7 +48,7 @@ def _draw(progress: Progress, done: threading.Event, verbose: bool) -> None:
     said = 0
     try:
         with _bars(console) as bars:
-            task = bars.add_task("", total=None)
+            task = bars.add_task("", total=None, numbers="")
             while True:
                 last = done.wait(_INTERVAL)
                 if verbose:
