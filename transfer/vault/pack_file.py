@@ -115,7 +115,8 @@ class PackFile:
             if at + frame.MAX_FRAME > seen and seen < end:
                 running.update(memoryview(window)[hashed - base : at - base])
                 window = window[at - base :] + self._read(seen, min(_STEP, end - seen))
-                base, hashed, seen = at, at, base + len(window)
+                base = hashed = at
+                seen = base + len(window)
             # What begins behind this may go on behind the window.
             decided = end if seen == end else seen - frame.MAX_FRAME
             try:
