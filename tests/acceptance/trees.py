@@ -10,8 +10,11 @@ import socket
 import stat
 import struct
 import subprocess
-import sys
 from pathlib import Path
+
+from perf.data import image, many_files
+
+__all__ = ["ext4_image", "image", "many_files", "tricky"]
 
 MOMENT = 1_600_000_000_123_456_789
 DEEP = [b"%02d-" % level + b"d" * 247 for level in range(18)]  # 18 * 251 bytes: beyond 4,096
@@ -199,49 +202,6 @@ def _set_times(top: Path) -> None:
 
 def _is_link(name: str, fd: int) -> bool:
     return stat.S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
-
-
-def real_files(work: Path, at_least: int) -> list[Path]:
-    """Directories with *at_least* so many real files: the system's, more made up if they lack."""
-    found = [Path("/usr/share"), Path(sys.base_prefix, "lib")]
-    found = [place for place in found if place.is_dir()]
-    missing = at_least - sum(len(files) for place in found for _, _, files in os.walk(place))
-    if missing > 0:
-        found.append(many_files(work / "made", missing))
-    return found
-
-
-def many_files(top: Path, count: int) -> Path:
-    """*count* files like those of a system: small ones, 100 to a directory, text and noise."""
-    generator = random.Random(count)
-    words = [generator.randbytes(generator.randrange(2, 9)).hex().encode() for _ in range(2000)]
-    for number in range(count):
-        place = top / f"{number // 5000:03}" / f"{number // 100 % 50:02}"
-        if number % 100 == 0:
-            place.mkdir(parents=True)
-        size = int(generator.paretovariate(0.9) * 700) % 200_000
-        raw = generator.randbytes(size) if number % 4 == 0 else _text(generator, words, size)
-        (place / f"file-{number:06}.txt").write_bytes(raw)
-    return top
-
-
-def _text(generator: random.Random, words: list[bytes], size: int) -> bytes:
-    start = generator.randrange(len(words) - 100)
-    text = b" ".join(words[start : start + 100])
-    return (b"%d " % start + text * (size // len(text) + 1))[:size]
-
-
-def image(path: Path, size: int) -> Path:
-    """A disk of *size* bytes, every block of it different: half noise, half text."""
-    generator = random.Random(size)
-    text = b"".join(b"line %d of a log file\n" % number for number in range(40_000))
-    with path.open("wb", buffering=0) as file:
-        for start in range(0, size, 2**20):
-            half = min(2**19, size - start)
-            file.write(generator.randbytes(half))
-            at = generator.randrange(len(text) - 2**19)
-            file.write(text[at : at + min(2**19, size - start - half)])
-    return path
 
 
 def ext4_image(path: Path, size: int, content: Path) -> Path:

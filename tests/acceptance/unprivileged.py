@@ -71,6 +71,6 @@ def _copied(work: Path) -> tuple[str, Path]:
         shutil.copytree(kind, code, dirs_exist_ok=True, ignore=ignore)
     (home / "bin").mkdir()
     shutil.copy(os.path.realpath(sys.executable), home / "bin" / version)
-    shutil.copytree(ROOT / "transfer", code / "transfer", dirs_exist_ok=True)
-    shutil.copytree(ROOT / "tests" / "acceptance", code / "tests" / "acceptance")
+    for part in ("transfer", "perf", "tests/acceptance"):
+        shutil.copytree(ROOT / part, code / part, dirs_exist_ok=True)
     return str(home / "bin" / version), code

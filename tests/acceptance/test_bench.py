@@ -1,0 +1,36 @@
+"""The benchmark runs, and says all that it promises; its figures prove nothing here."""
+
+import json
+import os
+import subprocess
+import sys
+
+from perf.bench import STEPS, WORKS
+from tests.acceptance.needs import tool
+from tests.acceptance.shell import ROOT
+
+
+def bench(tmp_path, *words, path=os.environ["PATH"]):
+    command = [sys.executable, "-m", "perf.bench", "--quick", *words]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PATH": path}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_it_measures_both_programs_and_leaves_nothing(tmp_path):
+    tool("restic", "restic")
+    (tmp_path / "work").mkdir()
+    out = bench(tmp_path / "work", "--runs", "1", "--json", tmp_path / "figures")
+    for word in ("restic 0", "transfer 0", "cores", *STEPS, "stored, MiB", "memory of restore"):
+        assert word in out
+    took = json.loads((tmp_path / "figures").read_text())["took"]
+    assert len(took) == len(WORKS) * 2 * len(STEPS)
+    assert all(seconds > 0 and pss > 2**20 for *_, seconds, pss in took)
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_without_restic_it_says_so_and_measures_transfer(tmp_path):
+    out = bench(tmp_path, "--only", "incompressible", "--runs", "1", path="/bin-of-nobody")
+    assert "restic is not installed" in out
+    assert "first backup, s" in out
