@@ -478,3 +478,6 @@ async def test_a_session_expires_after_seven_days_of_silence(vault, clock):
     with pytest.raises(SessionEnded):
         await vault.heartbeat(session)
     await begun(vault)
+    clock.days(-8)  # a clock that goes back brings no session back
+    with pytest.raises(SessionEnded):
+        await vault.heartbeat(session)

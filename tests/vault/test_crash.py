@@ -79,7 +79,7 @@ async def test_a_new_pack_that_no_row_names_is_adopted(path):
 
 async def test_nothing_is_taken_from_a_pack_under_another_ones_name(path):
     """Nor is the pack that its header names cut or closed for it."""
-    references, _ = await point_vault(path)
+    references, frames = await point_vault(path)
     (data,) = packs_of(path, "data")
     before = data.read_bytes()
     other = data.parent / (data.name[:2] + "00" * 15)
@@ -92,6 +92,8 @@ async def test_nothing_is_taken_from_a_pack_under_another_ones_name(path):
         assert await vault.fetch(session, [made_frame(77)[0]]) == [None]
         stranger = (await vault.open_session(b"\xab" * 16, None)).number
         assert await vault.fetch(stranger, references[:1]) == [None]
+        assert await vault.fetch(session, references) == frames
+        assert await has(vault, session, *references) == [True] * 4
     assert data.read_bytes() == before
 
 
@@ -215,8 +217,7 @@ async def test_a_commit_that_was_cut_before_its_row_goes_on_with_its_record(path
     async with opened(path, create=True) as vault:
         session = await begun(vault)
         with monkeypatch.context() as patched:
-            patched.setattr(vault._ledger.sessions, "alive", FailingDisk(None, errno.EIO, 1))
-            patched.setattr(vault._ledger.sessions, "get", lambda _: None)
+            patched.setattr("transfer.vault.adoption.enter_point", FailingDisk(None, errno.EIO, 1))
             with pytest.raises(OSError):
                 await vault.commit(session, made_point(None))
         assert await vault.points(DOMAIN) == []

@@ -233,6 +233,19 @@ async def test_verify_names_a_pack_that_the_catalog_does_not_know(path, old):
     assert await reasons(path) == []
 
 
+async def test_verify_names_frames_whose_pack_is_in_no_list_and_nowhere(path):
+    references, _ = await point_vault(path)
+    (data,) = packs_of(path, "data")
+    sql(path, f"DELETE FROM packs WHERE pack = x'{data.name}'")
+    data.unlink()
+    ((place, reason),) = await reasons(path)
+    assert place == data.name and "the pack is missing" in reason
+    async with opened(path) as vault:
+        session = await begun(vault)
+        assert await has(vault, session, *references) == [False] * 4
+        assert set(await vault.wanted(session)) == set(references[:2])
+
+
 async def test_verify_names_records_that_are_damaged_forged_or_moved(path, old):
     await point_vault(path)
     async with opened(path) as vault:

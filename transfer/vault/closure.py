@@ -41,7 +41,7 @@ class _Visit(NamedTuple):
 class Walk:
     """One memoised, iterative walk; trees of any depth and cycles end, a cycle incomplete.
 
-    Memory: some 300 bytes for each node that has to be walked and for each missing frame; nothing
+    Memory: some 250 bytes for each node that has to be walked and for each missing frame; nothing
     for what is known to be complete, which is all but everything.
     """
 

@@ -39,6 +39,15 @@ def child_list(objects: DirectoryObjects, row: FrameRow) -> bytes | None:
     return raw[frame.HEADER_SIZE : frame.HEADER_SIZE + header.children_size]
 
 
+def children_of(objects: DirectoryObjects, row: FrameRow) -> tuple[Reference, ...] | None:
+    """None also for a list that no frame of this kind can have: no vault wrote that pack."""
+    children = child_list(objects, row)
+    try:
+        return None if children is None else frame.decode_children(row.tag, children)
+    except FormatError:
+        return None
+
+
 class Shelf:
     """One domain's copies inside a transaction, for a walk."""
 
@@ -65,14 +74,8 @@ class Shelf:
         rows = self._ahead.pop(reference, None)
         if rows is None:
             rows = find_frames(self._connection, self._domain, (reference,))[reference]
-        for row in rows:
-            children = child_list(self._objects, row) if row.good else None
-            try:
-                if children is not None:
-                    return frame.decode_children(reference.tag, children)
-            except FormatError:
-                continue  # a pack that no vault wrote
-        return None
+        lists = (children_of(self._objects, row) for row in rows if row.good)
+        return next((children for children in lists if children is not None), None)
 
 
 class TolerantShelf(Shelf):

@@ -102,9 +102,12 @@ class Ledger:
         checks.sealed_in(point, self.epochs(domain))
         self._complete(point)
         if stored is None:
-            stored = self._record(point, raw)
+            stored = self._numbered(raw)
         with self._catalog.begin() as connection:
+            # From here on nobody else ends the session. A record alone would be adopted one day.
             self.sessions.alive(connection, number)
+            name = records.point_name(domain, point.point_id)
+            self._objects.put_record(name, record.encode_point(stored))
             adoption.enter_point(connection, point, stored)
             self.sessions.end(connection, number, SessionState.COMMITTED)
         return _answer(stored)
@@ -139,15 +142,12 @@ class Ledger:
             message = "frames below the root are missing, or nodes form a cycle"
             raise Missing(message, "run again", tuple(closure.missing), closure.more)
 
-    def _record(self, point: Point, raw: bytes) -> PointRecord:
+    def _numbered(self, raw: bytes) -> PointRecord:
         # Should what follows fail, the number is lost: none is given twice.
         with self._catalog.begin() as connection:
             arrival = next_number(connection, Counter.ARRIVALS)
             sessions = current(connection, Counter.SESSIONS)
-        stored = PointRecord(raw, arrival, self._clock(), sessions)
-        name = records.point_name(point.domain, point.point_id)
-        self._objects.put_record(name, record.encode_point(stored))
-        return stored
+        return PointRecord(raw, arrival, self._clock(), sessions)
 
     def _rows(self, *conditions: sa.ColumnElement[bool]) -> tuple[list[PointRow], bool]:
         """Committed points, in order of arrival, and whether all the rows are sound."""

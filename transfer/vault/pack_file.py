@@ -114,13 +114,13 @@ class PackFile:
             seen = base + len(window)
             if at + frame.MAX_FRAME > seen and seen < end:
                 running.update(memoryview(window)[hashed - base : at - base])
-                window = window[at - base :] + self._read(seen, min(_STEP, end - seen))
-                base = hashed = at
-                seen = base + len(window)
+                tail, window = window[at - base :], b""  # never two windows at once
+                window = tail + self._read(seen, min(_STEP, end - seen))
+                base, hashed, seen = at, at, at + len(window)
             # What begins behind this may go on behind the window.
             decided = end if seen == end else seen - frame.MAX_FRAME
             try:
-                found = next(pack.walk(window, at - base), None)
+                found = _first(window, at - base)
             except NewerFormat:
                 if at == self.cut:
                     raise
@@ -129,10 +129,10 @@ class PackFile:
             if found is None or base + found.offset > decided:
                 at = decided + 1
                 continue
-            at = self.cut = base + found.end
-            running.update(memoryview(window)[hashed - base : found.end])
+            at = self.cut = base + found.offset + found.frame_length
+            running.update(memoryview(window)[hashed - base : at - base])
             self.hash, hashed = running.copy(), at
-            yield pack.entry_of(found.frame.header, base + found.offset)
+            yield found._replace(offset=base + found.offset)
 
     def digest(self) -> bytes:
         """BLAKE3 of all before the footer."""
@@ -155,3 +155,9 @@ class PackFile:
         if not raw:
             return bytes(length)
         return raw if len(raw) == length else raw + self._read(offset + len(raw), length - len(raw))
+
+
+def _first(window: bytes, start: int) -> IndexEntry | None:
+    """The first whole frame in *window*, by its place there."""
+    found = next(pack.walk(window, start), None)
+    return None if found is None else pack.entry_of(found.frame.header, found.offset)

@@ -9,7 +9,7 @@ from transfer.formats.record import CopyState, Damage
 from transfer.formats.reference import Reference
 from transfer.vault import records, schema
 from transfer.vault.adoption import adopt_records
-from transfer.vault.catalog import Catalog, find_frames, put_frames, raise_counter
+from transfer.vault.catalog import Catalog, find_frames, frame_domains, put_frames, raise_counter
 from transfer.vault.copies import resolve
 from transfer.vault.damage import node_pages
 from transfer.vault.objects import DirectoryObjects
@@ -41,9 +41,7 @@ def fill(catalog: Catalog, objects: DirectoryObjects, incarnation: int) -> Rebui
             unreadable.append(str(place.path))
     for domain in records.domains(objects, "damage"):
         _apply_damage(catalog, objects, domain)
-    with catalog.begin() as connection:
-        domains = list(connection.scalars(sa.select(schema.packs.c.domain).distinct()))
-    for domain in domains:
+    for domain in frame_domains(catalog):
         _complete_all(catalog, objects, domain)
     left = adopt_records(catalog, objects)
     frames, points = _count(catalog)

@@ -8,7 +8,14 @@ from transfer.errors import DamagedData
 from transfer.formats.pack import HEADER_SIZE, IndexEntry, PackHeader
 from transfer.vault import schema
 from transfer.vault.adoption import adopt_records
-from transfer.vault.catalog import PAGE, Catalog, find_frames, page_of_frames, put_frames
+from transfer.vault.catalog import (
+    PAGE,
+    Catalog,
+    find_frames,
+    frame_domains,
+    page_of_frames,
+    put_frames,
+)
 from transfer.vault.copies import row_of
 from transfer.vault.damage import mark, note_broken
 from transfer.vault.frames import note_pack
@@ -26,12 +33,12 @@ def recover(catalog: Catalog, objects: DirectoryObjects) -> None:
     known_any = seen_any = False
     for prefixes in pack_ranges(catalog):
         with catalog.begin() as connection:
-            known = {row.pack: row for row in pack_rows(connection, prefixes)}
-        seen = {place.header.pack_id: place for place in objects.packs(prefixes)}
+            known = {row.header: row for row in pack_rows(connection, prefixes)}
+        seen = {place.header: place for place in objects.packs(prefixes)}
         known_any, seen_any = known_any or bool(known), seen_any or bool(seen)
-        for pack_id, place in seen.items():
-            lost |= _look(catalog, objects, place, known.get(pack_id))
-        lost |= dict.fromkeys(known.keys() - seen.keys(), 0)
+        for header, place in seen.items():
+            lost |= _look(catalog, objects, place, known.get(header))
+        lost |= {header.pack_id: 0 for header in known.keys() - seen.keys()}
     if known_any and not seen_any:
         hint = f"mount their disk; if they are gone: transfer vault rebuild {objects.root}"
         raise DamagedData(f"none of the packs in {objects.root / 'packs'} is there", hint)
@@ -60,7 +67,7 @@ def _look(
     catalog: Catalog, objects: DirectoryObjects, place: PackPlace, row: PackRow | None
 ) -> dict[bytes, int]:
     """Settle a pack that is not known to be closed; what is left of one that is shorter now."""
-    if row is None or row.header != place.header or not row.closed:
+    if row is None or not row.closed:
         settled = settle_pack(catalog, objects, place, 0 if row is None else row.length)
         return {} if settled or row is None else {row.pack: 0}
     size = objects.pack_size(place.header)
@@ -71,9 +78,7 @@ def lose(catalog: Catalog, objects: DirectoryObjects, lengths: dict[bytes, int])
     """Frames that lie beyond these lengths of their packs are damaged from now on."""
     if not lengths:
         return
-    with catalog.begin() as connection:
-        domains = list(connection.scalars(sa.select(schema.packs.c.domain).distinct()))
-    for domain in domains:
+    for domain in frame_domains(catalog):
         after: FrameRow | None = None
         while True:
             with catalog.begin() as connection:

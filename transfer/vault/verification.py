@@ -4,24 +4,27 @@ Works beside a running vault: what is younger than the list that this began with
 next time. What is found damaged is marked, and so the next backup sends it again.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from transfer.errors import NewerFormat
 from transfer.formats.pack import PackHeader
-from transfer.formats.reference import Reference, decode_references
+from transfer.formats.reference import Reference
 from transfer.vault import schema
-from transfer.vault.catalog import Catalog, find_frames, put_frames
+from transfer.vault.catalog import Catalog, find_frames, frame_domains, put_frames
 from transfer.vault.closure import Standing
-from transfer.vault.copies import Shelf, child_list
+from transfer.vault.copies import Shelf, children_of
 from transfer.vault.damage import clear_above, disbelieve, mark, node_pages, trusting
 from transfer.vault.findings import Findings, VerifyReport, is_young
-from transfer.vault.objects import DirectoryObjects
+from transfer.vault.objects import DirectoryObjects, PackPlace
 from transfer.vault.pack_file import Contents, examine
 from transfer.vault.record_verification import verify_records
-from transfer.vault.recovery import enter_frames, pack_ranges, pack_rows, rows_in
+from transfer.vault.recovery import enter_frames, lose, pack_ranges, pack_rows, rows_in
 from transfer.vault.schema import FrameRow, PackRow, State
 
+_SWAPPED, _DAMAGED = "not the pack that its name says", "the frame is not intact"
 _BATCH = 50  # nodes whose children are looked up in one transaction
 
 
@@ -37,9 +40,7 @@ def verify(catalog: Catalog, objects: DirectoryObjects) -> VerifyReport:
     _packs(scope)
     for path in objects.strays():
         scope.findings.note(str(path.relative_to(objects.root)), "no pack can have this name")
-    with catalog.begin() as connection:
-        domains = list(connection.scalars(sa.select(schema.packs.c.domain).distinct()))
-    for domain in domains:
+    for domain in frame_domains(catalog):
         _nodes(scope, domain)
     verify_records(catalog, objects, scope.findings)
     return scope.findings.report()
@@ -54,50 +55,70 @@ def _packs(scope: _Scope) -> None:
         with scope.catalog.begin() as connection:
             known = pack_rows(connection, prefixes)
         for row in known:
-            _pack(scope, row, counts.get(row.pack, 0))
-        _unknown(scope, prefixes, {row.header for row in known})
+            _pack(scope, row, counts.pop(row.pack, 0))
+        for place in _unknown(scope, prefixes, {row.header for row in known}):
+            counts.pop(place.header.pack_id, None)
+    for pack_id in counts:
+        scope.findings.note(pack_id.hex(), "the pack is missing, and the catalog has frames in it")
+    lose(scope.catalog, scope.objects, dict.fromkeys(counts, 0))
 
 
-def _unknown(scope: _Scope, prefixes: range, known: set[PackHeader]) -> None:
+def _unknown(scope: _Scope, prefixes: range, known: set[PackHeader]) -> Iterator[PackPlace]:
+    """Packs that have no row, and whose frames may have some."""
     for place in scope.objects.packs(prefixes):
-        if place.header in known or is_young(place.path):
+        if place.header in known:
             continue
-        reason = "the catalog does not know this pack; the next opening enters it"
         if examine(place.path, place.header, end=0) is None:
-            reason = "not the pack that its name says"
-        scope.findings.note(place.header.pack_id.hex(), reason)
+            scope.findings.note(place.header.pack_id.hex(), _SWAPPED)
+            continue
+        yield place
+        if not is_young(place.path):
+            reason = "the catalog does not know this pack; the next opening enters it"
+            scope.findings.note(place.header.pack_id.hex(), reason)
 
 
 def _pack(scope: _Scope, row: PackRow, count: int) -> None:
     """Compare a pack with the *count* rows that the catalog has for it."""
-    header, name = row.header, row.pack.hex()
-    path = scope.objects.pack_path(header)
-    contents = examine(path, header, None if row.closed else row.length)
-    if contents is None:
-        reason = "not the pack that its name says" if path.exists() else "the pack is missing"
-        scope.findings.note(name, reason)
-    entries = [] if contents is None else contents.entries
-    for fault in () if contents is None else contents.faults:
-        scope.findings.note(name, fault)
-    scope.findings.frames += len(entries)
-    scope.findings.bytes += sum(entry.frame_length for entry in entries)
-    _enter(scope, header, contents)
-    whole = {(entry.reference, header.pack_id, entry.offset) for entry in entries}
+    header, contents = row.header, _read(scope, row)
+    whole = set() if contents is None else _enter(scope, header, contents)
     with scope.catalog.begin() as connection:
         found = find_frames(connection, header.domain, {reference for reference, _, _ in whole})
         rows = [copy for copies in found.values() for copy in copies if copy.pack == row.pack]
         if len(rows) < count:  # the pack lacks what some rows promise
             rows = rows_in(connection, header)
+        # What a running vault has appended since is not in question.
+        rows = [one for one in rows if row.closed or one.end <= row.length]
         _compare(scope, connection, rows, whole)
 
 
-def _enter(scope: _Scope, header: PackHeader, contents: Contents | None) -> None:
-    if contents is not None:
-        new = enter_frames(scope.catalog, header, contents.entries)
-        new += enter_frames(scope.catalog, header, contents.lost, State.DAMAGED)
-        for row in new:
-            reason = "the catalog had no row; entered"
-            scope.findings.note(row.pack.hex(), reason, row.reference, row.offset)
+def _read(scope: _Scope, row: PackRow) -> Contents | None:
+    path, name = scope.objects.pack_path(row.header), row.pack.hex()
+    try:
+        contents = examine(path, row.header, None if row.closed else row.length)
+    except NewerFormat as error:
+        scope.findings.note(name, error)
+        return None
+    if contents is None:
+        scope.findings.note(name, _SWAPPED if path.exists() else "the pack is missing")
+        return None
+    for fault in contents.faults:
+        scope.findings.note(name, fault)
+    scope.findings.frames += len(contents.entries)
+    scope.findings.bytes += sum(entry.frame_length for entry in contents.entries)
+    return contents
+
+
+def _enter(
+    scope: _Scope, header: PackHeader, contents: Contents
+) -> set[tuple[Reference, bytes, int]]:
+    """Enter what has no row; the places of the whole frames."""
+    new = enter_frames(scope.catalog, header, contents.entries)
+    for row in new:
+        reason = "the catalog had no row; entered"
+        scope.findings.note(row.pack.hex(), reason, row.reference, row.offset)
+    for row in enter_frames(scope.catalog, header, contents.lost, State.DAMAGED):
+        scope.findings.note(row.pack.hex(), _DAMAGED, row.reference, row.offset)
+    return {(entry.reference, header.pack_id, entry.offset) for entry in contents.entries}
 
 
 def _compare(
@@ -106,7 +127,7 @@ def _compare(
 ) -> None:  # fmt: skip
     lost = [row for row in rows if row.place not in whole]
     for row in lost:
-        scope.findings.note(row.pack.hex(), "the frame is not intact", row.reference, row.offset)
+        scope.findings.note(row.pack.hex(), _DAMAGED, row.reference, row.offset)
     for domain in {row.domain for row in lost}:
         mark(connection, scope.objects, domain, lost, State.DAMAGED)
     # The pack is back, or the disk read it wrongly once.
@@ -124,8 +145,7 @@ def _nodes(scope: _Scope, domain: bytes) -> None:
 
 
 def _audit(scope: _Scope, domain: bytes, rows: list[FrameRow]) -> None:
-    lists = {row.reference: child_list(scope.objects, row) or b"" for row in rows}
-    children = {node: decode_references(raw) for node, raw in lists.items()}
+    children = {row.reference: children_of(scope.objects, row) or () for row in rows}
     with trusting(scope.catalog, scope.objects, domain) as connection:
         shelf = Shelf(connection, scope.objects, domain)
         below = shelf.standings(list({child for them in children.values() for child in them}))
