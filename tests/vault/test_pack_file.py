@@ -1,6 +1,7 @@
 """Packs are read through a window, and give what a reading at once would give."""
 
 import os
+import random
 import shutil
 import tracemalloc
 import zlib
@@ -143,3 +144,19 @@ def test_a_frame_of_a_later_version_is_refused_unless_it_may_be_a_clients_bytes(
     else:
         (only,) = examine(tmp_path / "pack", HEADER).entries
         assert only.reference == made_frame(3)[0]
+
+
+@pytest.mark.parametrize("sizes", [[2**20] * 20, [4 * 2**20] * 6, [700, 2**20, 3 * 2**20] * 6])
+@pytest.mark.parametrize("flips", [0, 1, 5])
+def test_so_it_is_with_frames_of_real_sizes(tmp_path, sizes, flips):
+    frames = [made_frame(n, payload=bytes([n]) * size)[1] for n, size in enumerate(sizes, 1)]
+    raw = bytearray(HEAD + b"".join(frames))
+    places = random.Random(f"{sizes[0]} {flips}")
+    for _ in range(flips):
+        raw[places.randrange(pack.HEADER_SIZE, len(raw))] ^= 1
+    (tmp_path / "pack").write_bytes(raw + b"torn")
+    whole = [(one.offset, one.end) for one in pack.walk(raw)]
+    with PackFile(tmp_path / "pack") as file:
+        assert [(one.offset, one.offset + one.frame_length) for one in file.frames()] == whole
+        assert file.cut == whole[-1][1]
+        assert file.hash.digest() == blake3(raw[: file.cut]).digest()
