@@ -260,3 +260,23 @@ def test_a_new_directory_is_swapped_before_it_is_entered(root, place, monkeypatc
     with pytest.raises(TargetRefused):
         target.enter_directory(place, b"d")
     target.close()
+
+
+def test_asking_and_removing_in_a_directory_that_is_another_now(root, place):
+    target = TreeTarget(root)
+    below = target.enter_directory(place, b"d")
+    target.close()
+    for swap in (os.mkdir, lambda path: os.symlink(b"/", path), lambda path: None):
+        os.rename(os.path.join(root, b"d"), os.path.join(root, b"aside"))
+        swap(os.path.join(root, b"d"))
+        target = TreeTarget(root)
+        assert target.exists(below, b"x") is None
+        target.discard(below, b"x")
+        with pytest.raises(OSError):
+            target.create_file(below, b"x", 1)
+        target.close()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.rmdir(os.path.join(root, b"d"))
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(root, b"d"))
+        os.rename(os.path.join(root, b"aside"), os.path.join(root, b"d"))

@@ -5,6 +5,7 @@ directories that somebody else may write. Whatever is made has a temporary name 
 and metadata are complete; directories get theirs last, by `finish_directory`.
 """
 
+import errno
 import os
 import stat as modes
 from collections import OrderedDict
@@ -23,6 +24,7 @@ from transfer.targets.names import is_abandoned, link, publish, temporary_name
 from transfer.targets.zeros import make_hole, runs, write_all
 
 _OPEN_FILES = 64
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -57,11 +59,10 @@ class TreeTarget:
             sync_filesystem(self._directories.fd(Place(self._root)))
 
     def exists(self, place: Place, name: bytes) -> Stat | None:
-        """What stands under *name* now; a symlink is itself."""
-        try:
+        """What stands under *name* now; a symlink is itself. None also without its directory."""
+        with _gone_is_fine():
             return stat_at(self._directories.fd(place), name)
-        except FileNotFoundError:
-            return None
+        return None
 
     def make_directory(self, place: Place, name: bytes) -> bool:
         """Make it for the caller alone; False if a directory is there already."""
@@ -150,10 +151,8 @@ class TreeTarget:
     def discard(self, place: Place, temporary: bytes) -> None:
         """Remove a temporary file; none is fine."""
         self._forget(place, temporary)
-        try:
+        with _gone_is_fine():
             os.unlink(temporary, dir_fd=self._directories.fd(place))
-        except FileNotFoundError:
-            pass
 
     def sweep(self, place: Place) -> None:
         """Remove what a process that died has left unfinished in *place*."""
@@ -274,6 +273,19 @@ def _anchored(fd: int, name: bytes) -> Iterator[tuple[int, Stat]]:
         yield anchor, to_stat(os.fstat(anchor))
     finally:
         os.close(anchor)
+
+
+@contextmanager
+def _gone_is_fine() -> Iterator[None]:
+    """For what only asks or removes: a name that is not there, or whose directory is another now.
+
+    Whoever writes there meets the same error again, and tells of it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
 
 
 def _shown(place: Place, name: bytes) -> str:
