@@ -80,6 +80,25 @@ def test_a_damaged_node(restore_the_rest, tmp_path, number, place):
     restore_the_rest()
 
 
+def test_ls_lists_what_can_be_read_and_names_the_rest(stocked, tmp_path):
+    nodes = frames(tmp_path, "metadata")
+    for path, offset, length in nodes:
+        kept = read(path, offset, length)
+        flip(path, offset + length - 1)
+        verdicts = {}
+        for where in ("", "tree", "tree/deep", "tree/deep/deeper/medium", "tree/empty"):
+            code, answer = stocked("ls", "home", where)
+            assert code in (0, 65)
+            if code == 65:
+                said = answer.get("damaged") or [answer["error"]["message"]]
+                assert "damaged" in said[0] or "not in the vault" in said[0]
+            verdicts[where] = code
+        # A stream's node is nothing that a listing needs.
+        assert set(verdicts.values()) <= {0, 65}
+        overwrite(path, offset, kept)
+    assert verdicts == dict.fromkeys(verdicts, 65)  # the last one stored is the root
+
+
 def test_two_blocks_that_were_exchanged(restore_the_rest, tmp_path):
     same = [each for each in frames(tmp_path) if each[2] > 2**20]
     (path, first, length), (_, second, _) = same[:2]
