@@ -154,6 +154,7 @@ REFUSED = {
     "xattrs cut short": [INLINE, (Tag.XATTRS, b"\1n\2\0\0\0v")],
     "xattrs twice": [INLINE, (Tag.XATTRS, b"\1n\1\0\0\0v"), XATTR_STREAM],
     "a link group of 15 bytes": [INLINE, (Tag.LINK_GROUP, bytes(15))],
+    "a link group of 17 bytes": [INLINE, (Tag.LINK_GROUP, bytes(17))],
     "an empty link group": [INLINE, (Tag.LINK_GROUP, b"")],
     "sparse with a value": [INLINE, (Tag.SPARSE, b"\1")],
     "an empty user": [INLINE, (Tag.USER, b"")],
@@ -191,6 +192,7 @@ OF_TYPES = {
     "a device of another size": (FileType.BLOCK, [(Tag.DEVICE, b"1234567")]),
     "a device that is left out": (FileType.CHARACTER, [(Tag.DEVICE, bytes(8))]),
     "a device with content": (FileType.BLOCK, [INLINE]),
+    "a fifo with xattrs twice": (FileType.FIFO, [(Tag.XATTRS, b"\1n\1\0\0\0v"), XATTR_STREAM]),
     "a disk without stream": (FileType.DISK, []),
     "a disk with inline content": (FileType.DISK, [INLINE]),
     "a disk in a link group": (FileType.DISK, [GOOD_STREAM, (Tag.LINK_GROUP, bytes(16))]),
@@ -223,11 +225,20 @@ def test_a_head_that_no_writer_made_is_refused(raw):
         codec.decode(raw, 0, CHILDREN)
 
 
+def test_a_length_that_ends_in_the_head_is_refused_though_more_bytes_follow():
+    raw = raw_entry(type=FileType.FIFO)
+    assert codec.decode(raw, 0, [])[1] == len(raw)
+    for length in range(len(raw) - 2):
+        with pytest.raises(FormatError, match="cut short"):
+            codec.decode(length.to_bytes(2, "little") + raw[2:] + bytes(99), 0, [])
+
+
 AT_THE_LIMITS = [
     file(mode=0o7777, mtime=(2**63 - 1) * 10**9 + 10**9 - 1, ctime=-(2**63) * 10**9),
     file(content=Inline(bytes(2048)), name=b"n" * 255),
     file(content=Slice(BLOCK, 2**22 - 1, 1)),
     file(content=Slice(BLOCK, 0, 2**22)),
+    file(user=b"u" * 60_000, group=b"g" * (65_535 - 60_000 - 53)),
     file(xattrs=((b"n", bytes(4090)),), handle=b"h" * 255),
     Entry(b"link", FileType.SYMLINK, 0, 0, 0, 0, 0, target=b"t" * 4095),
     Entry(b"whiteout", FileType.CHARACTER, 0, 0, 0, 0, 0, device=(0, 0)),
@@ -254,7 +265,7 @@ BEYOND = [
     file(link_group=b"g" * 15),
     file(handle=bytes(256)),
     file(user=b"a\0"),
-    file(user=b"u" * 40_000, group=b"g" * 40_000),
+    file(user=b"u" * 60_000, group=b"g" * (65_536 - 60_000 - 53)),
     file(xattrs=((b"n", bytes(4091)),)),
     file(xattrs=((b"n", b"1"), (b"n", b"2"))),
     file(xattrs=((b"", b"v"),)),

@@ -174,6 +174,13 @@ def test_what_decodes_as_a_descriptor_is_its_encoding(raw, level):
     assert stream.encode_descriptor(found, slot) == raw
 
 
+def test_a_descriptor_at_the_limits_comes_back():
+    for largest in (Descriptor(2**63 - 1, 2**16, FIXED, None), Descriptor(0, 2**22, FIXED, None)):
+        assert stream.decode_descriptor(stream.encode_descriptor(largest, 0), []) == largest
+    sizes = (stream.MIN_BLOCK, stream.DEFAULT_BLOCK, stream.MAX_BLOCK)
+    assert sizes == (64 * 1024, 1024 * 1024, 4 * 1024 * 1024)
+
+
 BLOCK = Reference(DATA, id_of(1))
 
 

@@ -244,7 +244,7 @@ def _split_fields(raw: bytes, at: int, end: int) -> dict[int, bytes]:
     while at < end:
         tag, value_at = raw[at], at + 3
         at = value_at + int.from_bytes(raw[at + 1 : value_at], "little")
-        if at > end or value_at > end or tag <= last:
+        if at > end or tag <= last:
             raise FormatError("an entry's fields are cut short or out of order")
         if tag < 128 and tag not in _SIZES:
             raise NewerFormat(f"entry field {tag} is unknown", "use a newer version of transfer")

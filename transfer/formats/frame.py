@@ -50,6 +50,7 @@ import xxhash
 
 from transfer.errors import FormatError, NewerFormat
 from transfer.formats.reference import (
+    MAX_LEVEL,
     NULL_ID,
     REFERENCE_SIZE,
     Buffer,
@@ -191,11 +192,12 @@ def decode_header(buffer: Buffer, offset: int = 0) -> Header | None:
 
 
 def _check_limits(header: Header, reserved: bytes, offset: int) -> None:
-    check_tag(tag_of(Kind.DATA) if header.level > 15 else header.tag)
+    if header.level > MAX_LEVEL:
+        raise FormatError(f"offset {offset}: a frame of level {header.level}")
+    check_tag(header.tag)
     kind = Kind(header.kind)
     if (
-        header.level > 15
-        or reserved != bytes(3)
+        reserved != bytes(3)
         or header.plain_length > MAX_PLAIN_OF[kind]
         or not _TAG_SIZE <= header.payload_length <= header.plain_length + MAX_EXPANSION
         or not MIN_CHILDREN[kind] <= header.child_count <= MAX_CHILDREN[kind]

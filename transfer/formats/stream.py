@@ -97,8 +97,7 @@ def decode_node(level: int, plain: Buffer, children: bytes, expected: int) -> Sl
     bitmap = int.from_bytes(raw[2:bitmap_end], "little")
     places = raw[bitmap_end:]
     if (
-        len(raw) < bitmap_end
-        or int.from_bytes(raw[:2], "little") != expected
+        int.from_bytes(raw[:2], "little") != expected
         or bitmap >> expected
         or bitmap.bit_count() != len(places)
         or set(places) != set(range(len(references)))
