@@ -148,7 +148,7 @@ def test_a_frame_of_a_later_version_is_refused_unless_it_may_be_a_clients_bytes(
 
 @pytest.mark.parametrize("sizes", [[2**20] * 20, [4 * 2**20] * 6, [700, 2**20, 3 * 2**20] * 6])
 @pytest.mark.parametrize("flips", [0, 1, 5])
-def test_so_it_is_with_frames_of_real_sizes(tmp_path, sizes, flips):
+def test_frames_of_real_sizes_are_found_through_the_window(tmp_path, sizes, flips):
     frames = [made_frame(n, payload=bytes([n]) * size)[1] for n, size in enumerate(sizes, 1)]
     raw = bytearray(HEAD + b"".join(frames))
     places = random.Random(f"{sizes[0]} {flips}")

@@ -17,7 +17,8 @@ from tests.suites.vault import (
     made_tree,
 )
 from tests.vault.stored import flip, opened, packs_of, point_vault, sql
-from transfer.errors import DamagedData, SessionEnded, TransferError
+from transfer.errors import DamagedData, PointMissing, SessionEnded, TransferError
+from transfer.formats import point
 from transfer.vault import catalog, schema
 from transfer.vault.open import open_vault, rebuild_catalog, verify_vault
 from transfer.vault.schema import PointRow, PointState
@@ -123,6 +124,31 @@ async def test_damaged_rows_of_keyrings_come_again_from_the_records(path, table)
         assert await vault.keyring(DOMAIN) == made_keyring()
         session = await begun(vault)
         assert await vault.store(session, made_frame(9, epoch=EPOCH)[1]) == [STORED]
+
+
+async def test_a_deleted_point_stays_deleted_without_its_tombstones_row(path):
+    await point_vault(path)
+    async with opened(path) as vault:
+        (stored,) = await vault.points(DOMAIN)
+        await vault.delete_point(DOMAIN, point.decode(stored.record).point_id)
+        sql(path, "DELETE FROM tombstones")
+        with pytest.raises(PointMissing):
+            await vault.commit(await begun(vault), stored.record)
+
+
+async def test_an_older_copy_of_the_catalog_gives_no_number_twice(path):
+    await point_vault(path)
+    older = (path / "catalog.sqlite").read_bytes()
+    async with opened(path) as vault:
+        for _ in range(9):
+            session = await begun(vault, None)
+        later = await vault.commit(await begun(vault), made_point(None, 2, 2))
+    (path / "catalog.sqlite").write_bytes(older)
+    async with opened(path) as vault:
+        assert later in await vault.points(DOMAIN)
+        new = await begun(vault)
+        assert new > session
+        assert (await vault.commit(new, made_point(None, 3, 3))).arrival_number == 3
 
 
 @pytest.mark.parametrize("change", ["UPDATE counters SET value = 0", "DELETE FROM counters"])

@@ -39,14 +39,15 @@ def mark(
     places = {row.place for row in rows}
     # Read again: another process may have changed them since *rows* were read.
     found = find_frames(connection, domain, {reference for reference, _, _ in places})
-    copies = [copy for those in found.values() for copy in those]
     changed = [
-        copy._replace(state=state) for copy in copies if copy.place in places and copy.state < state
+        copy._replace(state=state)
+        for copies in found.values()
+        for copy in copies
+        if copy.place in places and copy.state < state
     ]
     _put_records(objects, domain, changed)
     put_frames(connection, changed)
-    good = {copy.reference for copy in copies if copy.good and copy.place not in places}
-    note_broken(connection, domain, {copy.reference for copy in changed} - good)
+    note_broken(connection, domain, {copy.reference for copy in changed})
 
 
 def note_broken(connection: sa.Connection, domain: bytes, references: Iterable[Reference]) -> None:
@@ -101,7 +102,7 @@ def clear_above(catalog: Catalog, objects: DirectoryObjects, domain: bytes) -> N
     with catalog.begin() as connection:
         rows = _broken(connection, domain)
         found = Shelf(connection, objects, domain).standings([Reference(r.tag, r.id) for r in rows])
-        # Healed before anyone looked: what is above was complete, and is again.
+        # There is another copy, or a new one: what is above was complete, and is.
         lost = [one for one, standing in found.items() if standing != Standing.COMPLETE]
     if lost:
         _clear(catalog, domain, _above(_complete_nodes(catalog, objects, domain), lost))

@@ -28,6 +28,7 @@ class FrameStore:
     def __init__(self, catalog: Catalog, objects: DirectoryObjects) -> None:
         self._catalog, self._objects = catalog, objects
         self._open: dict[tuple[bytes, PackClass], OpenPack] = {}
+        self._doubting: set[int] = set()  # sessions that met damage
 
     def have(self, domain: bytes, tag: int, generation: int, ids: Sequence[bytes]) -> list[bool]:
         references = [Reference(tag, bytes(id)) for id in ids]
@@ -50,6 +51,8 @@ class FrameStore:
         with self._catalog.begin() as connection:
             found = find_frames(connection, domain, references)
         there = {reference for reference, rows in found.items() if any(r.good for r in rows)}
+        if session in self._doubting:
+            there = self._intact(domain, {one: found[one] for one in there})
         fresh: dict[Reference, Arrived] = {}
         outcomes: list[Outcome] = []
         for one in arrived:
@@ -125,7 +128,23 @@ class FrameStore:
                     with self._catalog.begin() as connection:
                         note_pack(connection, header, length, closed=True)
 
-    def fetch(self, domain: bytes, references: Sequence[Reference]) -> list[bytes | None]:
+    def _intact(self, domain: bytes, found: dict[Reference, list[FrameRow]]) -> set[Reference]:
+        """Those of which a copy can be read.
+
+        Damage seldom comes alone. A run that met some sends much again, and heals what else is bad.
+        """
+        damaged: list[FrameRow] = []
+        raws = {one: self._best(rows, damaged) for one, rows in found.items()}
+        self._mark(domain, damaged, State.DAMAGED)
+        return {one for one, raw in raws.items() if raw is not None}
+
+    def doubt(self, session: int) -> None:
+        """From now on this session's frames are called existing only after a look at the copy."""
+        self._doubting.add(session)
+
+    def fetch(
+        self, session: int, domain: bytes, references: Sequence[Reference]
+    ) -> list[bytes | None]:
         damaged: list[FrameRow] = []
         with self._catalog.begin() as connection:
             found = find_frames(connection, domain, references)
@@ -133,11 +152,19 @@ class FrameStore:
         # Who asks for a frame was led to it by a node, and that is complete no longer.
         missing = {one for one, raw in zip(references, raws, strict=True) if raw is None}
         if damaged or missing:
+            self.doubt(session)
             # On a full disk a mark cannot be made, and the frames can still be read.
-            with suppress(TransientError), self._catalog.begin() as connection:
-                mark(connection, self._objects, domain, damaged, State.DAMAGED)
-                note_broken(connection, domain, missing)
+            with suppress(TransientError):
+                self._mark(domain, damaged, State.DAMAGED, missing)
         return raws
+
+    def _mark(
+        self, domain: bytes, rows: list[FrameRow], state: State,
+        missing: Iterable[Reference] = (),
+    ) -> None:  # fmt: skip
+        with self._catalog.begin() as connection:
+            mark(connection, self._objects, domain, rows, state)
+            note_broken(connection, domain, missing)
 
     def _best(self, rows: list[FrameRow], damaged: list[FrameRow]) -> bytes | None:
         for row in rows:
@@ -147,11 +174,11 @@ class FrameStore:
             damaged.append(row)
         return None
 
-    def report_damaged(self, domain: bytes, references: Sequence[Reference]) -> None:
+    def report_damaged(self, session: int, domain: bytes, references: Sequence[Reference]) -> None:
+        self.doubt(session)
         with self._catalog.begin() as connection:
             found = find_frames(connection, domain, references)
-            rows = [row for copies in found.values() for row in copies]
-            mark(connection, self._objects, domain, rows, State.SUSPECT)
+        self._mark(domain, [row for rows in found.values() for row in rows], State.SUSPECT)
 
     def close(self) -> None:
         self._finish(self._open.values())

@@ -99,7 +99,7 @@ class PackRow(NamedTuple):
 
 
 class BrokenRow(NamedTuple):
-    """A frame that lost its last good copy, and nodes above it may still be called complete."""
+    """A frame that lost a good copy: nodes above it may be called complete, and not be."""
 
     domain: bytes
     tag: int

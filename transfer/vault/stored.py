@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
@@ -101,7 +102,7 @@ class StoredVault:
 
     async def fetch(self, session: int, references: Sequence[Reference]) -> list[bytes | None]:
         asked = [Reference(*reference) for reference in references]
-        return await self._in_session(session, self._frames.fetch, asked)
+        return await self._in_session(session, partial(self._frames.fetch, session), asked)
 
     async def commit(self, session: int, point: bytes) -> StoredPoint:
         self._for_writing()
@@ -117,10 +118,16 @@ class StoredVault:
 
     async def report_damaged(self, session: int, references: Sequence[Reference]) -> None:
         asked = [Reference(*reference) for reference in references]
-        await self._in_session(session, self._frames.report_damaged, asked)
+        await self._in_session(session, partial(self._frames.report_damaged, session), asked)
 
     async def wanted(self, session: int) -> list[Reference]:
-        return await self._call(lambda: self._ledger.wanted(self._ledger.sessions.get(session)))
+        def work() -> list[Reference]:
+            found = self._ledger.wanted(self._ledger.sessions.get(session))
+            if found:
+                self._frames.doubt(session)
+            return found
+
+        return await self._call(work)
 
     async def statistics(self) -> dict[str, int]:
         return await self._call(statistics, self._catalog)
