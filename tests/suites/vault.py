@@ -41,11 +41,12 @@ def made_frame(number, tag=DATA, children=(), epoch=EPOCH, payload=None):
     return Reference(tag, id_of(number)), frame.encode(header, encode_references(children), payload)
 
 
-def made_keyring(version=1, epochs=(EPOCH,), signing_key=SIGNING_KEY):
+def made_keyring(version=1, epochs=(EPOCH,), signing_key=SIGNING_KEY, newest=GENERATION):
     wrap = keyring.Wrap(
         b"the wrap", "passphrase", 1, 65536, 3, 1, bytes(32), bytes(32), bytes(48)
     )  # fmt: skip
-    names = [keyring.EpochName(epoch, GENERATION) for epoch in epochs]
+    names = [keyring.EpochName(epoch, GENERATION) for epoch in epochs[:-1]]
+    names.append(keyring.EpochName(epochs[-1], newest))
     body = keyring.Body(DOMAIN, version, PUBLIC_KEY, names, [wrap], bytes(32), b"sealed with a tag")
     signed = keyring.signed_part(body)
     return signed + signing.sign(signing_key, signed)
@@ -136,6 +137,17 @@ async def test_frames_and_points_of_an_unknown_epoch_are_refused(vault):
         await vault.commit(session, made_point(None, epoch=b"unheard!"))
     await vault.add_keyring(DOMAIN, 2, made_keyring(2, (EPOCH, b"unheard!")))
     assert await vault.store(session, raw) == [STORED]
+
+
+async def test_after_a_hard_rotation_no_new_point_is_of_the_old_generation(vault):
+    session = await begun(vault)
+    old = made_point(None, name=1)
+    stored = await vault.commit(session, old)
+    session = await begun(vault)
+    await vault.add_keyring(DOMAIN, 2, made_keyring(2, (EPOCH, b"epoch-02"), newest=2))
+    with pytest.raises(Refused):
+        await vault.commit(session, made_point(None, number=2, name=2))
+    assert await vault.points(DOMAIN) == [stored]
 
 
 async def test_a_stream_node_names_only_the_level_below(vault):

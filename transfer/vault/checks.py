@@ -134,3 +134,10 @@ def sealed_in(decoded: Point, epochs: Epochs) -> None:
         header = None
     if header is None or (header.epoch, header.generation) not in epochs:
         raise Refused("no keyring of this vault names the recovery point's epoch")
+    newest = max(generation for _, generation in epochs)
+    if decoded.generation != newest:
+        # After a hard rotation whoever still has the old keys must not make the latest point.
+        raise Refused(
+            f"a recovery point of generation {decoded.generation}, and {newest} is the newest",
+            "another machine has rotated the keys; run again",
+        )
