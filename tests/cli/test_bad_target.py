@@ -1,10 +1,11 @@
 """A restore into a bad place: refused or ended with words, and nothing else is harmed."""
 
 import os
+import shutil
 
 import pytest
 
-from tests.cli.conftest import contents
+from tests.cli.conftest import Shell, contents
 from tests.cli.machine import fill, loop_device, make_read_only, powerless, small_disk
 
 MIB = 2**20
@@ -15,17 +16,17 @@ def left_over(top):
 
 
 @pytest.fixture(scope="module")
-def image(stock):
-    """The item `vm`, an image of 3 MiB, beside the stock's tree."""
-    from tests.cli.conftest import Shell
-
-    top, _ = stock
+def stock(stock, tmp_path_factory):
+    """With an image of 3 MiB as the item `vm`."""
+    kept, point = stock
+    top = tmp_path_factory.mktemp("with-image") / "stock"
+    shutil.copytree(kept, top, symlinks=True)
     (top / "disk").write_bytes(os.urandom(3 * MIB))
     assert Shell(top)("backup", "vm", top / "disk")[0] == 0
-    return (top / "disk").read_bytes()
+    return top, point
 
 
-def test_an_image_onto_a_file_that_is_not_empty(image, stocked, tmp_path):
+def test_an_image_onto_a_file_that_is_not_empty(stocked, tmp_path):
     there = tmp_path / "there"
     there.write_bytes(b"mine")
     error = stocked.refused(64, "target-refused", "restore", "vm", "--to", there, says=[there])
@@ -51,7 +52,7 @@ def test_a_tree_onto_a_file(stocked, tmp_path):
     assert there.read_bytes() == b"mine"
 
 
-def test_a_read_only_target(image, stocked, tmp_path):
+def test_a_read_only_target(stocked, tmp_path):
     with small_disk(tmp_path / "target") as target:
         (target / "mine").write_text("mine")
         make_read_only(target)
@@ -60,7 +61,7 @@ def test_a_read_only_target(image, stocked, tmp_path):
         assert set(contents(target)) == {(target / "mine").relative_to(target)}
 
 
-def test_a_target_that_fills_up(image, stocked, tmp_path):
+def test_a_target_that_fills_up(stocked, tmp_path):
     with small_disk(tmp_path / "target", size="4m") as target:
         stocked.refused(75, "no-space", "restore", "home", "--to", target, says=[target])
         assert left_over(target) == []
@@ -96,7 +97,7 @@ def test_a_target_that_may_not_be_written(stocked, tmp_path):
     assert os.listdir(target) == []
 
 
-def test_a_device_that_is_too_small(image, stocked, tmp_path):
+def test_a_device_that_is_too_small(stocked, tmp_path):
     with loop_device(tmp_path / "back", 2 * MIB) as device:
         stocked.refused(
             75, "target-unusable", "restore", "vm", "--to", device, "--overwrite", "always",
@@ -106,7 +107,7 @@ def test_a_device_that_is_too_small(image, stocked, tmp_path):
     assert (tmp_path / "back").read_bytes() == bytes(2 * MIB)
 
 
-def test_a_device_that_is_in_use(image, stocked, tmp_path):
+def test_a_device_that_is_in_use(stocked, tmp_path):
     with loop_device(tmp_path / "back", 4 * MIB) as device:
         holder = os.open(device, os.O_RDONLY | os.O_EXCL)  # as a mount holds it
         try:
@@ -165,7 +166,7 @@ def test_a_planted_symlink_to_a_file(stocked, tmp_path, outside, planted):
     assert contents(tmp_path / "target" / "tree") == contents(tmp_path / "tree")
 
 
-def test_a_symlink_in_the_place_of_an_image(image, stocked, tmp_path, outside):
+def test_a_symlink_in_the_place_of_an_image(stocked, tmp_path, outside):
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "disk").symlink_to(outside / "small")
     for overwrite in ("never", "changed", "always"):
@@ -175,7 +176,7 @@ def test_a_symlink_in_the_place_of_an_image(image, stocked, tmp_path, outside):
         )  # fmt: skip
 
 
-def test_a_hard_link_to_somebodys_file(image, stocked, tmp_path, outside):
+def test_a_hard_link_to_somebodys_file(stocked, tmp_path, outside):
     target = tmp_path / "target"
     (target / "tree").mkdir(parents=True)
     os.link(outside / "small", target / "tree" / "small")
