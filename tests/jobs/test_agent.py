@@ -260,6 +260,15 @@ async def test_latest_is_not_given_where_a_bad_point_may_be_the_latest(opened):
         assert (await agent.find("home")).point.number == 3
 
 
+async def test_an_item_whose_points_may_be_damaged_is_not_called_unknown(opened):
+    async with opened(create=True) as agent:
+        agent.vault = Answers(agent.vault, [b""])
+        for text in ("home", "home@latest", "home@ab"):
+            with pytest.raises(IntegrityError, match=r"no item home .* but no recovery point has"):
+                await agent.find(text)
+        assert len((await list_points(agent)).damaged) == 1
+
+
 async def test_a_point_of_another_domain_or_in_anothers_place_is_bad(opened):
     async with opened("other", "other-vault", create=True) as agent:
         foreign = point_codec.encode(make_point(agent, number=9))

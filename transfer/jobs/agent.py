@@ -161,17 +161,20 @@ class Agent:
         return latest
 
     def of_item(self, listing: Listing, name: str) -> list[ListedPoint]:
-        """The points of [MACHINE/]ITEM; at least one. Raises NotFound, Ambiguous, and
-        VaultRolledBack if this machine saw some of its own committed, and none is left.
+        """The points of [MACHINE/]ITEM; at least one. Raises NotFound, Ambiguous, VaultRolledBack
+        if this machine saw some of its own committed and none is left, and IntegrityError if the
+        item's may be among those that are damaged.
         """
         try:
             return of_item(listing.points, self.machine, name)
-        except NotFound:
+        except NotFound as error:
             own = self.item_id(name)
             if own.hex() in self.known.heads and (why := self.rolled_back(own, 0)):
                 raise VaultRolledBack(
                     f"no point of {name} is left: {why}", "ask who restored the vault"
                 ) from None
+            if listing.bad:
+                raise IntegrityError(f"{error}; but {listing.bad[0].error}") from None
             raise
 
     def rolled_back(self, item: bytes, newest: int) -> str | None:
