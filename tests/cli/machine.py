@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import pytest
 
+PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 _PR_CAPBSET_DROP = 24
 _RIGHTS_OVER_FILES = (1, 2, 3)  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER
 
@@ -66,13 +67,18 @@ def loop_device(path, size):
         file.truncate(size)
     try:
         made = subprocess.run(
-            ["losetup", "--find", "--show", path], check=True, capture_output=True, text=True
-        )
-    except (OSError, subprocess.CalledProcessError):
+            ["losetup", "--find", "--show", path],
+            check=True, capture_output=True, text=True, env={**os.environ, "PATH": PATH},
+        )  # fmt: skip
+    except OSError:
+        lacking("losetup is missing (Debian: apt install mount)")
+    except subprocess.CalledProcessError as error:
         # A kernel without the loop driver has none, whoever asks and whatever is installed.
-        pytest.skip("this kernel gives no loop devices")
+        pytest.skip(f"this kernel gives no loop devices: {error.stderr.strip()}")
     device = made.stdout.strip()
     try:
         yield device
     finally:
-        subprocess.run(["losetup", "--detach", device], check=True)
+        subprocess.run(
+            ["losetup", "--detach", device], check=True, env={**os.environ, "PATH": PATH}
+        )

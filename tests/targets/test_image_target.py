@@ -1,10 +1,10 @@
 """An image target is never overwritten by accident, and never too small."""
 
 import os
-import subprocess
 
 import pytest
 
+from tests.cli.machine import loop_device
 from transfer.errors import NoSpace, TargetRefused, TargetUnusable
 from transfer.targets.image import image_target, write_block, zero
 from transfer.targets.names import TEMPORARY
@@ -19,17 +19,10 @@ def path(root):
 
 @pytest.fixture
 def device(path):
-    with open(path, "wb") as file:
-        file.write(b"x" * 4 * MIB)
-    try:
-        made = subprocess.run(
-            ["losetup", "--find", "--show", path], check=True, capture_output=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("no loop devices here")
-    name = made.stdout.strip()
-    yield name
-    subprocess.run(["losetup", "--detach", name], check=True)
+    with loop_device(path, 4 * MIB) as device:
+        with open(device, "wb") as file:
+            file.write(b"x" * 4 * MIB)
+        yield os.fsencode(device)
 
 
 def content(path):
