@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from perf.bench import STEPS, WORKS
 from tests.acceptance.needs import tool
 from tests.acceptance.shell import ROOT
@@ -18,6 +20,7 @@ def bench(tmp_path, *words, path=os.environ["PATH"]):
     ).stdout
 
 
+@pytest.mark.slow
 def test_it_measures_both_programs_and_leaves_nothing(tmp_path):
     tool("restic", "restic")
     (tmp_path / "work").mkdir()
@@ -28,6 +31,12 @@ def test_it_measures_both_programs_and_leaves_nothing(tmp_path):
     assert len(took) == len(WORKS) * 2 * len(STEPS)
     assert all(seconds > 0 and pss > 2**20 for *_, seconds, pss in took)
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_a_quick_run_of_one_work_beside_restic(tmp_path):
+    tool("restic", "restic")
+    out = bench(tmp_path, "--only", "tree", "--runs", "1")
+    assert "restic 0" in out and "first backup, s" in out
 
 
 def test_without_restic_it_says_so_and_measures_transfer(tmp_path):

@@ -205,7 +205,7 @@ async def test_a_run_that_was_taken_over_commits_nothing(machine, source):
         first = asyncio.create_task(backup_job.backup(agent, options, Progress()))
         await agent.vault.reached.wait()
         item = agent.item_id("item")
-        newer = await near.open_session(agent.domain, item, take_over=True)
+        newer = await near.open_session(agent.domain, item, agent.machine.owner)
         agent.vault.go.set()
         with pytest.raises(SessionEnded):
             await first

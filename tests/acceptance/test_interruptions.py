@@ -149,10 +149,12 @@ def test_the_second_of_two_runs_ends_at_once_and_names_the_first(source, tmp_pat
     first = shell.start("backup", "item", source)
     while first.poll() is None and not under_way(tmp_path):
         time.sleep(0.005)
+    first.send_signal(signal.SIGSTOP)  # it must not end before the second has begun
     started = time.monotonic()
     answer = shell("backup", "item", source, expect=75)
     assert time.monotonic() - started < 5
-    assert str(first.pid) in answer["error"]["message"]
+    assert f"process {first.pid} " in answer["error"]["message"]
+    first.send_signal(signal.SIGCONT)
     shell.finish(first)
     assert len(shell("points", "item")["points"]) == 1
 

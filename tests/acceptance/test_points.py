@@ -79,7 +79,7 @@ async def test_ten_points_each_come_back_when_all_that_only_the_others_name_is_d
         result = await hurt.restore(tmp_path / f"back-{number}", item=f"item@{point}")
         assert (result.damaged, result.warnings) == ([], [])
         assert differences(seen, tmp_path / f"back-{number}" / "tree") == []
-        # The damage is real: a point that names it tells of it.
-        other = next(each for each in made if reached[each] & others)
-        assert (await hurt.restore(tmp_path / f"hurt-{number}", item=f"item@{other}")).damaged
+        if number in (0, COUNT - 1):  # the damage is real: a point that names it tells of it
+            other = next(each for each in made if reached[each] & others)
+            assert (await hurt.restore(tmp_path / f"hurt-{number}", item=f"item@{other}")).damaged
         shutil.rmtree(hurt.vault)

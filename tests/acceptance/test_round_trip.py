@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sysconfig
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,14 @@ from tests.acceptance import trees
 from tests.acceptance.compare import SLACK, differences
 from tests.acceptance.needs import needs_root, space, tool
 from tests.acceptance.shell import Shell
-from tests.acceptance.unprivileged import build_tree, shell_of_nobody
+from tests.acceptance.unprivileged import build_tree, find_python, shell_of_nobody
+
+
+@pytest.fixture(scope="module")
+def python_of_nobody():
+    with tempfile.TemporaryDirectory(prefix="transfer-python-") as top:
+        os.chmod(top, 0o755)
+        yield find_python(Path(top))
 
 
 def there_and_back(shell, *tops, backup=(), workers=()):
@@ -30,13 +38,22 @@ def stores_nothing(shell, *words):
     return (again["bytes_stored"], again["blocks_new"], again["nodes_new"]) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
+def slowly(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("workers", [2, slowly(0), slowly(1), slowly(5)])
 def test_every_hard_case_comes_back(shell, tricky, workers):
     assert there_and_back(shell, tricky, workers=("--workers", workers))[1] == []
 
 
 @pytest.mark.parametrize(
-    "options", ["--block-size 64K", "--block-size 4M --compression off", "--compression better"]
+    "options",
+    [
+        "--block-size 64K --compression off",
+        slowly("--block-size 4M --compression fast"),
+        slowly("--compression better"),
+    ],
 )
 def test_neither_block_size_nor_compression_changes_what_comes_back(shell, tricky, options):
     assert there_and_back(shell, tricky, backup=options.split())[1] == []
@@ -49,17 +66,17 @@ def test_an_empty_tree_comes_back(shell, tmp_path):
     assert there_and_back(shell, top)[1] == []
 
 
-def test_a_user_without_rights_gets_back_every_hard_case_of_its_own(work):
-    shell = shell_of_nobody(work)
+def test_a_user_without_rights_gets_back_every_hard_case_of_its_own(work, python_of_nobody):
+    shell = shell_of_nobody(work, python_of_nobody)
     build_tree(shell, shell.top / "tricky")
     assert there_and_back(shell, shell.top / "tricky")[1] == []
 
 
 @needs_root
-def test_a_user_without_rights_gets_all_but_what_only_root_may_set(work):
+def test_a_user_without_rights_gets_all_but_what_only_root_may_set(work, python_of_nobody):
     """What it may not set is named; all else is as it was."""
     top = trees.tricky(work / "tricky", as_root=True)
-    owner, shell = Shell(work), shell_of_nobody(work)
+    owner, shell = Shell(work), shell_of_nobody(work, python_of_nobody)
     assert owner("backup", "item", top)["warnings"] == []
     subprocess.run(["chown", "-R", f"{shell.user}", work / "vault", work / "state"], check=True)
     shell.top = work
@@ -95,7 +112,7 @@ def real_copy(work):
     return tops
 
 
-def test_a_small_ext4_image_comes_back(work, tricky):
+def test_a_small_ext4_image_comes_back(work):
     an_ext4_image_comes_back(work, 64 << 20, trees.many_files(work / "content", 500))
 
 

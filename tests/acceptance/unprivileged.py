@@ -18,19 +18,24 @@ NOT_NEEDED_HERE = (
 )  # fmt: skip
 
 
-def shell_of_nobody(work: Path) -> Shell:
+def find_python(work: Path) -> tuple[str, Path]:
+    """An interpreter that nobody may run, and where it finds the package."""
+    if os.geteuid() != 0 or _runs(sys.executable, ROOT):
+        return sys.executable, ROOT
+    python, place = _copied(work)
+    if not _runs(python, place):
+        lacking(f"user {NOBODY} cannot run {sys.executable}, nor a copy of it")
+    return python, place
+
+
+def shell_of_nobody(work: Path, python: tuple[str, Path]) -> Shell:
     """A shell with a home below *work*: of this user, or of nobody if this user is root."""
     home = work / "home"
     home.mkdir()
     if os.geteuid() != 0:
         return Shell(home)
     os.chown(home, NOBODY, NOBODY)
-    python, place = sys.executable, ROOT
-    if not _runs(python, place):
-        python, place = _copied(work)
-        if not _runs(python, place):
-            lacking(f"user {NOBODY} cannot run {sys.executable}, nor a copy of it")
-    return Shell(home, python, NOBODY, place)
+    return Shell(home, python[0], NOBODY, python[1])
 
 
 def build_tree(shell: Shell, top: Path) -> None:
