@@ -122,7 +122,13 @@ def test_results_go_to_stdout_and_words_to_stderr(stocked, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_nobody_reads_the_results(stocked):
+@pytest.fixture(params=["buffered", "at once"])
+def writing(request, monkeypatch):
+    """How Python writes to stdout."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", "" if request.param == "buffered" else "1")
+
+
+def test_nobody_reads_the_results(stocked, writing):
     for closed in (True, False):
         read, write = os.pipe()
         if closed:
@@ -136,7 +142,7 @@ def test_nobody_reads_the_results(stocked):
             os.close(read)
 
 
-def test_results_that_cannot_be_written(stocked):
+def test_results_that_cannot_be_written(stocked, writing):
     for words in (("points",), ("points", "--json"), ("points", "nope", "--json")):
         with open("/dev/full", "w") as full:
             done = subprocess.run(

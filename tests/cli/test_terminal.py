@@ -6,11 +6,13 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import termios
 import time
 
 import pytest
 
+from transfer.cli.passphrase import prompt
 from transfer.cli.progress import numbers
 from transfer.jobs.progress import Progress
 
@@ -154,6 +156,21 @@ def test_two_passphrases_that_differ_make_nothing(quick, tmp_path):
     code, seen = terminal.end()
     assert (code, "differ" in seen) == (64, True)
     assert not (tmp_path / "vault" / "records").exists()
+
+
+def test_signals_mean_after_a_prompt_what_they_meant_before(monkeypatch):
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    during = []
+
+    def getpass(text):
+        during.append(signal.getsignal(signal.SIGTERM))
+        return "x"
+
+    monkeypatch.setattr("getpass.getpass", getpass)
+    assert prompt(new=True) == "x"
+    assert during == [signal.default_int_handler] * 2
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
