@@ -86,9 +86,9 @@ def test_reading_ends_before_a_record_out_of_place(records, good):
     assert journal.decode_all(whole(records)) == (records[:good], len(whole(records[:good])))
 
 
-def raw_record(kind, body, version=1, reserved=b"\0\0", length=None):
+def raw_record(kind, body, version=1, reserved=b"\0\0", length=None, magic=b"TJRN"):
     length = (len(body) if length is None else length).to_bytes(4, "little")
-    head = b"TJRN" + bytes((version, kind)) + reserved + length
+    head = magic + bytes((version, kind)) + reserved + length
     return head + xxhash.xxh3_64_digest(head + body) + body
 
 
@@ -129,8 +129,11 @@ def test_reading_ends_before_a_body_that_no_version_wrote(kind, body):
     assert journal.decode_all(raw + raw_record(kind, body)) == (before, len(raw))
 
 
-def test_reading_ends_before_a_record_with_reserved_bytes():
+def test_reading_ends_before_a_head_that_no_version_wrote():
     body = msgspec.json.encode(BEGIN)
+    assert journal.decode_all(raw_record(1, body, magic=b"TREC")) == ([], 0)
+    assert journal.decode_all(raw_record(1, body, length=len(body) + 1)) == ([], 0)
+    assert journal.decode_all(raw_record(1, body, length=2**32 - 1)) == ([], 0)
     assert journal.decode_all(raw_record(1, body, reserved=b"\0\1")) == ([], 0)
     assert journal.decode_all(raw_record(1, body)) == ([BEGIN], len(body) + journal.HEADER_SIZE)
 

@@ -221,15 +221,21 @@ def test_details_beyond_the_limits_are_neither_read_nor_written(wrong):
 
 
 def test_the_largest_details_fit_into_a_point():
-    room = point.MAX_DETAILS - len(point.encode_details(DETAILS)) - 3
-    paths = [b"/home/\xff", b"p" * (room // 4 * 3)]
-    large = msgspec.structs.replace(DETAILS, paths=paths)
-    raw = point.encode_details(large)
-    assert point.MAX_DETAILS - 4 < len(raw) <= point.MAX_DETAILS
+    room = point.MAX_DETAILS - len(point.encode_details(DETAILS))
+    largest = msgspec.structs.replace(DETAILS, tool=DETAILS.tool + "x" * room)
+    raw = point.encode_details(largest)
+    assert len(raw) == point.MAX_DETAILS == 60 * 1024
     made = signed(bare(sealed=sealed_of(payload=raw + bytes(1024), plain=len(raw))))
     assert point.decode(point.encode(made)) == made
     with pytest.raises(UsageError, match="may take 61440"):
-        point.encode_details(msgspec.structs.replace(large, paths=[*paths, b"more"]))
+        point.encode_details(msgspec.structs.replace(largest, tool=largest.tool + "x"))
+
+
+def test_consistency_has_an_order():
+    assert [each.name for each in sorted(Consistency)] == [
+        "NONE", "CRASH", "FILE_SYSTEM", "APPLICATION",
+    ]  # fmt: skip
+    assert list(map(int, Consistency)) == [0, 1, 2, 3]
 
 
 def test_the_fields_of_a_point_stand_where_the_format_says():

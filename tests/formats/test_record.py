@@ -89,6 +89,8 @@ def test_a_later_version_says_so_and_reserved_bytes_are_zero():
     raw = record.encode(RecordKind.POINT, b"{}")
     with pytest.raises(NewerFormat, match="version 2"):
         record.decode(resealed(raw, 4, 2), RecordKind.POINT)
+    with pytest.raises(FormatError, match="check failed"):
+        record.decode(resealed(raw, 0, 0), RecordKind.POINT)
     for at, value in ((6, 1), (7, 1), (8, 3)):
         with pytest.raises(FormatError, match="not a whole record"):
             record.decode(resealed(raw, at, value), RecordKind.POINT)

@@ -103,7 +103,7 @@ def decode_index(level: int, plain: Buffer, children: bytes) -> list[IndexEntry]
     for _ in range(_count(raw)):
         name_end = at + 1 + (raw[at] if at < len(raw) else 0)
         number = int.from_bytes(raw[name_end : name_end + 2], "little")
-        if name_end + 2 > len(raw) or not 1 <= number <= len(references):
+        if not 1 <= number <= len(references):
             raise FormatError("a directory index is cut short or names no child of its own")
         index.append(IndexEntry(raw[at + 1 : name_end], references[number - 1]))
         at = name_end + 2
