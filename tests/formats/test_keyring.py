@@ -163,10 +163,12 @@ def test_all_wraps_together_may_cost_what_the_dearest_single_one_may():
 
 
 def test_a_keyring_has_at_most_256_kib():
-    room = 256 * 1024 - len(raw_of(changed(secrets=b"")))
-    full = changed(secrets=bytes(room // 4 * 3))
+    room = 256 * 1024 - len(raw_of(changed(secrets=bytes(3))))
+    secrets, left = bytes(3 + room // 4 * 3 - 30), 40 + room % 4  # in base64 3 bytes are 4
+    full = changed(secrets=secrets, wraps=[wrap(kind="passphrase" + "x" * left)])
+    assert len(raw_of(full)) == 256 * 1024
     assert keyring.decode(keyring.signed_part(full) + SIGNATURE).body == full
-    larger = changed(secrets=bytes(room // 4 * 3 + 3))
+    larger = changed(secrets=secrets, wraps=[wrap(kind="passphrase" + "x" * (left + 1))])
     with pytest.raises(ValueError, match="beyond the limit"):
         keyring.signed_part(larger)
     with pytest.raises(FormatError, match="not a keyring"):
