@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-_CHANGES = ("open", "mkdir", "pwrite", "ftruncate", "rename", "unlink")
+_MAKES = ("open", "mkdir")
+_CHANGES = ("pwrite", "ftruncate", "rename", "unlink")
 _SYNCS = ("fsync", "fdatasync")
 
 
@@ -32,7 +33,8 @@ class Disk:
     def __init__(self, monkeypatch, root, images, told):
         self.root, self.images, self.told = root, images, told
         self.kept, self.lost, self.torn = [], [], []
-        self._real = {name: getattr(os, name) for name in _CHANGES + _SYNCS}
+        self._real = {name: getattr(os, name) for name in _MAKES + _CHANGES + _SYNCS}
+        self._changes = 0
         self._synced = {}  # what is durable of files made since, by path
         self._unnamed = set()  # paths whose directory was not synced since they appeared
         for name in self._real:
@@ -45,8 +47,11 @@ class Disk:
     def __exit__(self, *_):
         sa.event.remove(sa.engine.Engine, "commit", self._committing)
 
-    def _committing(self, _):
-        self._before("commit", self.root / "catalog")
+    def _committing(self, connection):
+        changes = connection.connection.dbapi_connection.total_changes
+        if changes != self._changes:  # most transactions only read
+            self._changes = changes
+            self._before("commit", self.root / "catalog")
 
     def _wrapped(self, name):
         real = self._real[name]
@@ -77,24 +82,21 @@ class Disk:
 
     def _before(self, name, path):
         step = f"{name} {path.name}"
-        # Before any other step the image is that of the step before, when less had been told.
-        if name not in _SYNCS:
+        # Before any other step the image is all but that of a later one, when more was told.
+        if name in (*_CHANGES, "commit"):
             self.kept.append(self._image("kept", step))
-        if name not in _CHANGES:
+        if name in (*_SYNCS, "commit"):
             self.lost.append(self._image("lost", step))
             self._lose(self.lost[-1].path)
 
     def _image(self, how, step):
         number = len(self.kept) + len(self.lost) + len(self.torn)
-        path = self._real_copy(self.images / f"{number}-{how}")
+        # Copying makes files too, outside the root: those calls pass through.
+        path = Path(shutil.copytree(self.root, self.images / f"{number}-{how}"))
         return Image(step, path, copy.deepcopy(self.told))
 
-    def _real_copy(self, path):
-        # Copying makes files and directories too, outside the root: those calls pass through.
-        return Path(shutil.copytree(self.root, path))
-
     def _after(self, name, path, args):
-        if name in ("open", "mkdir"):
+        if name in _MAKES:
             self._unnamed.add(path)
             self._synced.setdefault(path, b"")
         elif name == "rename":

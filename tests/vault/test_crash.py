@@ -75,6 +75,7 @@ async def test_a_new_pack_that_no_row_names_is_adopted(path):
     (place.parent / ("70" * 15 + "71")).write_bytes(b"TPCK")  # cut while its header was written
     async with opened(path) as again:
         assert await again.fetch(await begun(again, None), [reference]) == [raw]
+    assert packs_of(path) == [place]
 
 
 async def test_nothing_is_taken_from_a_pack_under_another_ones_name(path):
@@ -87,8 +88,13 @@ async def test_nothing_is_taken_from_a_pack_under_another_ones_name(path):
     foreign = path / "packs" / ("ab" * 16) / "data" / data.parent.name / data.name
     foreign.parent.mkdir(parents=True)
     foreign.write_bytes(before)
+    misplaced = data.parent.with_name("00" if data.parent.name != "00" else "01") / ("ee" * 16)
+    misplaced.parent.mkdir()
+    header = pack.PackHeader(DOMAIN, pack.PackClass.DATA, b"\xee" * 16)
+    misplaced.write_bytes(pack.encode_header(header) + made_frame(78)[1])
     async with opened(path) as vault:
         session = await begun(vault, None)
+        assert await has(vault, session, made_frame(77)[0], made_frame(78)[0]) == [False, False]
         assert await vault.fetch(session, [made_frame(77)[0]]) == [None]
         stranger = (await vault.open_session(b"\xab" * 16, None)).number
         assert await vault.fetch(stranger, references[:1]) == [None]
@@ -136,11 +142,12 @@ async def test_an_open_pack_is_never_cut_below_what_was_promised(path, crash):
     (data,) = packs_of(crashed, "data")
     flip(data, -1)
     damaged = data.read_bytes()
-    async with opened(crashed) as vault:
-        session = await begun(vault)
-        assert await has(vault, session, *references[:2]) == [True, False]
-        assert await vault.wanted(session) == [references[1]]
-    assert data.read_bytes() == damaged
+    for _ in range(2):
+        async with opened(crashed) as vault:
+            session = await begun(vault, owner=OWNER)
+            assert await has(vault, session, *references[:2]) == [True, False]
+            assert await vault.wanted(session) == [references[1]]
+        assert data.read_bytes() == damaged
     flip(data, -1)
     await verify_vault(crashed)
     async with opened(crashed) as vault:
@@ -262,6 +269,20 @@ async def test_a_failed_write_closes_the_pack_at_its_last_durable_frame(
         assert await has(vault, session, first, second) == [True, False]
         assert await vault.store(session, two) == [Outcome.STORED]
         assert len(packs_of(path)) == 2
+    assert (await verify_vault(path)).damaged == []
+
+
+async def test_a_pack_in_which_nothing_became_durable_is_removed(path, monkeypatch):
+    """Retries on a failing or full disk shall not fill it."""
+    async with opened(path, create=True) as vault:
+        session = await begun(vault)
+        disk = FailingDisk(os.fdatasync, errno.EIO, 3)
+        monkeypatch.setattr(os, "fdatasync", disk)
+        for _ in range(3):
+            with pytest.raises(NotStored):
+                await vault.store(session, made_frame(1)[1])
+            assert packs_of(path) == []
+        assert await vault.store(session, made_frame(1)[1]) == [Outcome.STORED]
     assert (await verify_vault(path)).damaged == []
 
 

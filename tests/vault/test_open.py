@@ -117,14 +117,13 @@ async def test_any_flipped_bit_of_the_vault_file_is_reported_or_means_the_same(p
     file = path / "vault"
     sound, content = file.read_bytes(), directory.read_vault_file(path)
     for at in range(len(sound)):
-        for bit in (1, 4, 32):
-            flip(file, at, bit)
-            with contextlib.suppress(DamagedData, NewerFormat):
-                assert directory.read_vault_file(path) == content
-            file.write_bytes(sound)
+        flip(file, at, 1 << at % 8)
+        with contextlib.suppress(DamagedData, NewerFormat):
+            assert directory.read_vault_file(path) == content
+        file.write_bytes(sound)
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 300, b"{", b"[]", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"\0" * 300, b"{", b"[]", b"\xff\xfe", b'{"\xf5": 1}'])
 async def test_a_damaged_vault_file_is_damage(path, content):
     await point_vault(path)
     (path / "vault").write_bytes(content)

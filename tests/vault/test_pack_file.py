@@ -81,9 +81,9 @@ def test_reading_a_large_pack_stays_within_a_few_megabytes(tmp_path):
     assert peak < 20 * 2**20
 
 
-def footer_of(version, index_at, digest):
+def footer_of(version, index_at, digest, count=0):
     """The check is right: only the digest tells whether it is a trailer's."""
-    footer = pack.encode_footer(index_at, 0, digest)
+    footer = pack.encode_footer(index_at, count, digest)
     footer = footer[:4] + bytes((version,)) + footer[5:-4]
     return footer + zlib.crc32(footer).to_bytes(4, "little")
 
@@ -91,10 +91,14 @@ def footer_of(version, index_at, digest):
 @pytest.mark.parametrize("version", [1, 2])
 async def test_an_open_pack_that_ends_like_a_closed_one_is_closed(tmp_path, version):
     """A client chooses what its payloads end with."""
-    footer = footer_of(version, pack.HEADER_SIZE, bytes(32))
+    first = made_frame(1)
+    index_at = pack.HEADER_SIZE + len(first[1]) + frame.HEADER_SIZE + 500
+    header = frame.decode_header(made_frame(99)[1])
+    index = pack.encode_index([pack.entry_of(header, pack.HEADER_SIZE)])
+    imitated = index + footer_of(version, index_at, bytes(32), 1)
     async with opened(tmp_path / "vault", create=True) as vault:
         session = await begun(vault)
-        made = made_frame(1), made_frame(2, payload=bytes(500) + footer)
+        made = first, made_frame(2, payload=bytes(500) + imitated)
         await vault.store(session, b"".join(raw for _, raw in made))
         crashed = shutil.copytree(tmp_path / "vault", tmp_path / "crashed")
     async with opened(crashed) as vault:
@@ -103,6 +107,7 @@ async def test_an_open_pack_that_ends_like_a_closed_one_is_closed(tmp_path, vers
         assert await vault.fetch(session, [one for one, _ in made]) == [raw for _, raw in made]
     (only,) = packs_of(crashed)
     raw = only.read_bytes()
+    assert raw.endswith(imitated) is False
     assert pack.digest_holds(raw, pack.decode_trailer(raw))
 
 

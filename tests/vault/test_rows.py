@@ -23,7 +23,7 @@ from transfer.vault import catalog, schema
 from transfer.vault.open import open_vault, rebuild_catalog, verify_vault
 from transfer.vault.schema import PointRow, PointState
 
-FLIPS = 1000 if os.environ.get("TRANSFER_TESTS_ALL") else 150
+FLIPS = 1000 if os.environ.get("TRANSFER_TESTS_ALL") else 80
 REFERENCES, FRAMES = made_tree()
 RECORD = made_point(REFERENCES[-1])
 

@@ -155,7 +155,7 @@ def current(connection: sa.Connection, counter: Counter) -> int:
     this = schema.counters.c.name == int(counter)
     rows = checked(CounterRow, connection.execute(sa.select(schema.counters).where(this)))
     row = next(rows, None)
-    if row is None or row.name != counter:
+    if row is None:
         path = connection.engine.url.database or ""
         raise _damaged(path, f"the counter of {counter.name.lower()} is damaged")
     return row.value

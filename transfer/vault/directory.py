@@ -94,7 +94,7 @@ def read_vault_file(path: Path, writing: bool = True) -> VaultFile:
         if needs.check != _check(msgspec.json.decode(raw)):
             raise FormatError(f"{what}: its check does not hold")
         return documents.decode(raw, VaultFile, what)
-    except FormatError as error:
+    except (FormatError, ValueError) as error:
         if not (path / CATALOG).exists() and not (path / "packs").exists():
             raise _no_vault(path) from error
         hint = (

@@ -67,11 +67,14 @@ def _look(
     catalog: Catalog, objects: DirectoryObjects, place: PackPlace, row: PackRow | None
 ) -> dict[bytes, int]:
     """Settle a pack that is not known to be closed; what is left of one that is shorter now."""
-    if row is None or not row.closed:
-        settled = settle_pack(catalog, objects, place, 0 if row is None else row.length)
-        return {} if settled or row is None else {row.pack: 0}
     size = objects.pack_size(place.header)
-    return {row.pack: size} if size < row.length else {}
+    if row is not None and row.closed:
+        return {row.pack: size} if size < row.length else {}
+    if settle_pack(catalog, objects, place, 0 if row is None else row.length):
+        return {}
+    if row is None and size <= HEADER_SIZE:
+        place.path.unlink()  # its header was just being written
+    return {} if row is None else {row.pack: 0}
 
 
 def lose(catalog: Catalog, objects: DirectoryObjects, lengths: dict[bytes, int]) -> None:
@@ -113,7 +116,7 @@ def settle_pack(
             whole = {(entry.reference, entry.offset) for entry in contents.entries}
             lacking = [row for row in rows if (row.reference, row.offset) not in whole]
             mark(connection, objects, place.header.domain, lacking, State.DAMAGED)
-        note_pack(connection, place.header, max(length, known or 0), closed)
+        note_pack(connection, place.header, length, closed)
     return True
 
 

@@ -38,12 +38,11 @@ class Sessions:
         """One whose row is damaged is not among them: it has ended, for its client as well."""
         query = sa.select(schema.sessions).where(_column.state == int(SessionState.OPEN))
         rows = list(checked(SessionRow, connection.execute(query)))
-        return [row for row in rows if row.state == SessionState.OPEN]
+        return [row for row in rows if row.state == SessionState.OPEN]  # the index has no check
 
     def find(self, connection: sa.Connection, number: int) -> SessionRow | None:
         query = sa.select(schema.sessions).where(_column.number == number)
-        row = next(checked(SessionRow, connection.execute(query)), None)
-        return row if row is not None and row.number == number else None
+        return next(checked(SessionRow, connection.execute(query)), None)
 
     def alive(self, connection: sa.Connection, number: int) -> SessionRow:
         """The session, noted as alive; raises SessionEnded for one that is not open."""

@@ -68,13 +68,14 @@ def _unknown(scope: _Scope, prefixes: range, known: set[PackHeader]) -> Iterator
     for place in scope.objects.packs(prefixes):
         if place.header in known:
             continue
-        if examine(place.path, place.header, end=0) is None:
-            scope.findings.note(place.header.pack_id.hex(), _SWAPPED)
+        name, young = place.header.pack_id.hex(), is_young(place.path)
+        if not young and examine(place.path, place.header, end=0) is None:
+            scope.findings.note(name, _SWAPPED)
             continue
         yield place
-        if not is_young(place.path):
+        if not young:
             reason = "the catalog does not know this pack; the next opening enters it"
-            scope.findings.note(place.header.pack_id.hex(), reason)
+            scope.findings.note(name, reason)
 
 
 def _pack(scope: _Scope, row: PackRow, count: int) -> None:
