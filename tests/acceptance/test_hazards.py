@@ -40,7 +40,9 @@ async def test_content_that_looks_like_a_node_is_not_taken_for_it(machine, tmp_p
     top = tmp_path / "top"
     top.mkdir()
     (top / "large").write_bytes(trees.noise("large", 600 * BLOCK))
-    (top / "empty").touch()
+    (top / "inline").mkdir()
+    for number in range(100):  # pages without children, as data is
+        (top / "inline" / f"{number}").write_bytes(b"%d" % number * 99)
     await machine.backup(top, block_size=BLOCK)
     kinds = (Kind.STREAM, Kind.PAGE)
     nodes = [node for kind in kinds for node in await opened_frames(machine, kind)]

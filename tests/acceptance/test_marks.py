@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import time
 
+import msgspec
 import pytest
 
 from tests.acceptance import trees
 from tests.acceptance.agent import Machine
 from tests.acceptance.compare import differences
 from tests.acceptance.test_history import SETTLED, History
+from transfer.jobs.protected import TreeMark, encode_mark, trusted
 
 HOUR = 3600 * 10**9
 
@@ -38,6 +40,25 @@ def size_of(top):
 async def exact(machine, source):
     await machine.restore(machine.top / "back")
     return differences(source, machine.top / "back" / source.name) == []
+
+
+@pytest.mark.parametrize(
+    ("now", "until"),
+    [
+        ({}, 1000),
+        ({"moment": 1000}, 1000),
+        ({"moment": 999}, 0),
+        ({"boot": "another"}, 0),
+        ({"root": b"another"}, 0),
+        ({"rules": b"another"}, 0),
+    ],
+)
+def test_a_mark_holds_for_the_same_boot_root_rules_and_a_clock_that_went_on(now, until):
+    then = TreeMark(1000, "boot", b"root", b"rules")
+    marks = [encode_mark(b"other", then), encode_mark(b"name", then)]
+    seen = msgspec.structs.replace(then, **{"moment": 2000} | now)
+    assert trusted(marks, b"name", seen)[0] == until
+    assert trusted(marks[:1], b"name", seen)[0] == 0
 
 
 async def test_the_same_tree_is_not_read(settled, machine):

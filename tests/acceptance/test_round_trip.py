@@ -44,6 +44,9 @@ def slowly(*values):
 
 @pytest.mark.parametrize("workers", [2, slowly(0), slowly(1), slowly(5)])
 def test_every_hard_case_comes_back(shell, tricky, workers):
+    """Also into a directory that would give what is made in it rights of its own."""
+    (shell.top / "back").mkdir()
+    os.setxattr(shell.top / "back", trees.ACL_DEFAULT, trees.acl(12_345, 0o75))
     assert there_and_back(shell, tricky, workers=("--workers", workers))[1] == []
 
 

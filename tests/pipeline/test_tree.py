@@ -61,7 +61,12 @@ async def test_a_file_that_changes_once_is_read_again_and_is_no_warning(
 ):
     path = top / "file"
     path.write_bytes(b"a" * size)
-    Meddler(monkeypatch, lambda: path.write_bytes(b"b" * (size + 1)))
+
+    def append():
+        with path.open("ab", buffering=0) as file:  # one write: one moment
+            file.write(b"b")
+
+    Meddler(monkeypatch, append)
     _, entries, _, tree = await sent(sending, notes, top)
     assert entries[b"file"].size == size + 1
     assert entries[b"file"].mtime == path.stat().st_mtime_ns

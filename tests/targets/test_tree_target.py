@@ -12,7 +12,7 @@ from transfer.files.metadata import ACLS
 from transfer.formats.entry import Entry, FileType
 from transfer.sources.scan import list_names, scan
 from transfer.targets import target_errors
-from transfer.targets.names import TEMPORARY
+from transfer.targets.names import TEMPORARY, is_abandoned, temporary_name
 from transfer.targets.tree import TreeTarget
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may")
@@ -318,3 +318,15 @@ def test_it_leaves_no_descriptor(root, place):
     target.make_symlink(place, entry(kind=FileType.SYMLINK, target=b"x"))
     target.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_a_dead_process_left_is_abandoned_and_what_a_living_one_writes_is_not():
+    assert not is_abandoned(temporary_name())
+    process = subprocess.Popen(["true"])
+    name = TEMPORARY + b"%d-0123" % process.pid
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert is_abandoned(name)  # a zombie
+    process.wait()
+    assert is_abandoned(name)
+    for other in (b"file", TEMPORARY + b"x", TEMPORARY + b"-1", TEMPORARY):
+        assert not is_abandoned(other)

@@ -24,7 +24,12 @@ def is_abandoned(name: bytes) -> bool:
     owner = name.removeprefix(TEMPORARY).partition(b"-")[0]
     if not name.startswith(TEMPORARY) or not owner.isdigit():
         return False
-    return not os.path.exists(b"/proc/" + owner)
+    try:
+        with open(b"/proc/%s/stat" % owner, "rb") as file:
+            state = file.read().rpartition(b")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state in (b"Z", b"X")  # it has ended, and nobody has asked how
 
 
 def link(anchor: int, fd: int, name: bytes) -> None:
