@@ -142,3 +142,23 @@ def test_a_device_is_written_and_zeroed_at_any_offset(device):
     wanted[1000 : 1000 + 2 * MIB] = bytes(2 * MIB)
     wanted[10:30] = bytes(20)
     assert content(device) == wanted
+
+
+def test_the_systems_own_name_of_a_device_is_followed_and_no_other(device, root):
+    planted = os.path.join(root, b"planted")
+    os.symlink(device, planted)
+    with pytest.raises(TargetRefused), image_target(planted, MIB, replace=True):
+        pass
+    own = b"/dev/transfer-test-%d" % os.getpid()
+    os.symlink(device, own)
+    try:
+        with image_target(own, MIB, replace=True) as target:
+            assert os.fstat(target.fd).st_rdev == os.stat(device).st_rdev
+    finally:
+        os.unlink(own)
+    os.symlink(os.path.join(root, b"image"), own)
+    try:
+        with pytest.raises(TargetRefused), image_target(own, MIB, replace=True):
+            pass
+    finally:
+        os.unlink(own)

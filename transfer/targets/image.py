@@ -56,17 +56,28 @@ class ImageTarget:
 def image_target(path: bytes, size: int, replace: bool) -> Iterator[ImageTarget]:
     """*path*, to be written, with room for *size* bytes.
 
-    A symlink is refused: it may be a trap, and whoever means what it leads to can name that. A
-    file that is there keeps its bytes, so that equal blocks need not be written: whoever
-    restores writes or zeroes all the others. Raises TargetRefused for a non-empty file or a device
-    unless *replace* allows them, TargetUnusable for a device that is in use or too small.
+    A symlink is refused: it may be a trap, and whoever means what it leads to can name that. Those
+    in /dev are the system's own names of devices, and are followed.
+
+    A file that is there keeps its bytes, so that equal blocks need not be written: whoever restores
+    writes or zeroes all the others. Raises TargetRefused for a non-empty file or a device unless
+    *replace* allows them, TargetUnusable for a device that is in use or too small.
     """
     with target_errors(path, *_UNUSABLE):
-        target = _open(path, size, replace)
+        target = _open(_device_of(path), size, replace)
     try:
         yield target
     finally:
         target.close()
+
+
+def _device_of(path: bytes) -> bytes:
+    """What *path* leads to, if it is a name that udev or LVM gave to a device."""
+    above, real = os.path.realpath(os.path.dirname(path)), os.path.realpath(path)
+    if not os.path.islink(path) or not (above + b"/").startswith(b"/dev/"):
+        return path
+    is_device = os.path.exists(real) and modes.S_ISBLK(os.stat(real).st_mode)
+    return real if is_device else path
 
 
 def _open(path: bytes, size: int, replace: bool) -> ImageTarget:
