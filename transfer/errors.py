@@ -110,6 +110,10 @@ class NewerFormat(UsageError):
     """Written by a newer version: a feature that is needed here is unknown."""
 
 
+class NotRegistered(UsageError):
+    """This machine has no certificate of a vault."""
+
+
 class NotFound(UsageError):
     """No such item, point, path or vault."""
 
@@ -132,3 +136,19 @@ class WrongPassphrase(AccessError):
 
 class Refused(AccessError):
     """The vault does not accept this record: wrong signature, epoch, or number."""
+
+
+class NotAuthorised(AccessError):
+    """The certificate is revoked, has ended, or gives no right to this."""
+
+
+class CredentialRefused(AccessError):
+    """A vault credential that has expired, was superseded, edited, or used before."""
+
+
+class NameTaken(AccessError):
+    """Another machine of the vault has this name."""
+
+
+class Untrusted(AccessError):
+    """Who answers is not the vault: another certificate authority, an old TLS, or none at all."""
