@@ -81,7 +81,8 @@ class Vault(Protocol):
         Another's raises ItemBusy, which names that session and since when it is open.
         """
 
-    async def heartbeat(self, session: int) -> None: ...
+    async def heartbeat(self, session: int) -> None:
+        """A sign of life; SessionEnded if there is none to be had."""
 
     async def end_session(self, session: int) -> None:
         """Abandon the session; ending an ended one changes nothing."""
@@ -117,7 +118,7 @@ class Vault(Protocol):
     async def wanted(self, session: int) -> list[Reference]:
         """Damaged or missing frames below the newest point of the session's item."""
 
-    async def statistics(self) -> dict[str, int]:
-        """bytes_stored, blocks, nodes, points, machines."""
+    async def statistics(self, domain: bytes | None = None) -> dict[str, int]:
+        """bytes_stored, blocks, nodes, points, machines: of one domain, or of the whole vault."""
 
     async def close(self) -> None: ...

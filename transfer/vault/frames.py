@@ -5,6 +5,7 @@ Synchronous; the vault's one writer thread runs it.
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -22,6 +23,13 @@ from transfer.vault.durable import not_stored
 from transfer.vault.objects import DirectoryObjects
 from transfer.vault.open_pack import OpenPack
 from transfer.vault.schema import METADATA_FROM, FrameRow, PackRow, State
+
+
+class Request(NamedTuple):
+    """Frames that one session brings."""
+
+    session: int
+    arrived: Sequence[Arrived]
 
 
 class FrameStore:
@@ -44,35 +52,44 @@ class FrameStore:
         return [known(reference) for reference in references]
 
     def store(
-        self, session: int, domain: bytes, arrived: Sequence[Arrived], epochs: Epochs
-    ) -> list[Outcome]:
-        taken = [one for one in arrived if one.acceptable(epochs)]
-        references = [one.header.reference for one in taken]
-        with self._catalog.begin() as connection:
-            found = find_frames(connection, domain, references)
-        there = {reference for reference, rows in found.items() if any(r.good for r in rows)}
-        if session in self._doubting:
-            there = self._intact(domain, {one: found[one] for one in there})
-        fresh: dict[Reference, Arrived] = {}
-        outcomes: list[Outcome] = []
-        for one in arrived:
+        self, domain: bytes, requests: Sequence[Request], epochs: Epochs
+    ) -> list[list[Outcome]]:
+        """Store what several requests bring: durable together, or none of it."""
+        fresh: dict[Reference, tuple[int, Arrived]] = {}
+        there = self._there(domain, requests, epochs)
+
+        def outcome(session: int, one: Arrived) -> Outcome:
             reference = one.header.reference
             if not one.acceptable(epochs):
-                outcomes.append(Outcome.REJECTED)
-            elif reference in there or reference in fresh:
-                outcomes.append(Outcome.EXISTED)
-            else:
-                fresh[reference] = one
-                outcomes.append(Outcome.STORED)
-        self._write(session, domain, list(fresh.values()), taken)
+                return Outcome.REJECTED
+            if reference in there or reference in fresh:
+                return Outcome.EXISTED
+            fresh[reference] = session, one
+            return Outcome.STORED
+
+        outcomes = [[outcome(session, one) for one in arrived] for session, arrived in requests]
+        taken = [one for _, arrived in requests for one in arrived if one.acceptable(epochs)]
+        self._write(domain, list(fresh.values()), taken)
         return outcomes
 
-    def _write(
-        self, session: int, domain: bytes, fresh: list[Arrived], taken: list[Arrived]
-    ) -> None:
+    def _there(self, domain: bytes, requests: Sequence[Request], epochs: Epochs) -> set[Reference]:
+        """Those that need not be written; looked at where a session met damage."""
+        asked, doubted = set[Reference](), set[Reference]()
+        for session, arrived in requests:
+            references = {one.header.reference for one in arrived if one.acceptable(epochs)}
+            asked |= references
+            if session in self._doubting:
+                doubted |= references
+        with self._catalog.begin() as connection:
+            found = find_frames(connection, domain, asked)
+        there = {reference for reference, rows in found.items() if any(r.good for r in rows)}
+        doubted &= there
+        return (there - doubted) | self._intact(domain, {one: found[one] for one in doubted})
+
+    def _write(self, domain: bytes, fresh: list[tuple[int, Arrived]], taken: list[Arrived]) -> None:
         touched: dict[PackClass, OpenPack] = {}
         try:
-            rows = [self._append(session, domain, one, touched) for one in fresh]
+            rows = [self._append(session, domain, one, touched) for session, one in fresh]
             for open_pack in touched.values():
                 open_pack.sync()
                 open_pack.confirm()

@@ -50,6 +50,11 @@ class Ledger:
         with self._catalog.begin() as connection:
             self.sessions.end(connection, number, SessionState.ENDED)
 
+    def domain_of(self, number: int) -> bytes | None:
+        with self._catalog.begin() as connection:
+            session = self.sessions.find(connection, number)
+        return None if session is None else session.domain
+
     def domains(self) -> list[bytes]:
         with self._catalog.begin() as connection:
             rows = checked(KeyringRow, connection.execute(sa.select(schema.keyrings)))

@@ -205,11 +205,12 @@ class MemoryVault:
             return []
         return self._domain(owner.domain).resolve(max(mine, key=lambda one: one.order).root).missing
 
-    async def statistics(self) -> dict[str, int]:
+    async def statistics(self, domain: bytes | None = None) -> dict[str, int]:
+        chosen = list(self._domains) if domain is None else [domain]
         every = [
             copy.arrived
-            for domain in self._domains.values()
-            for copies in domain.copies.values()
+            for each in chosen
+            for copies in self._domain(each).copies.values()
             for copy in copies
         ]
         blocks = sum(one.header.kind == Kind.DATA for one in every)
@@ -217,8 +218,8 @@ class MemoryVault:
             "bytes_stored": sum(len(one.raw) for one in every),
             "blocks": blocks,
             "nodes": len(every) - blocks,
-            "points": len(self._points),
-            "machines": len(await self.domains()),
+            "points": sum([len(await self.points(each)) for each in chosen]),
+            "machines": sum(bool(self._domain(each).keyrings) for each in chosen),
         }
 
     async def close(self) -> None:

@@ -1,11 +1,13 @@
 """StoredVault: a vault in a directory, a catalog beside its objects.
 
 All its work is done by one thread of its own, so calls follow each other and the event loop
-never waits for a disk. `transfer.vault.open` makes one.
+never waits for a disk. Frames that arrive while the disk is busy are stored together, under one
+fsync. `transfer.vault.open` makes one.
 """
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,11 +17,12 @@ import sqlalchemy as sa
 
 from transfer.errors import Refused
 from transfer.formats.reference import Buffer, Reference
-from transfer.vault import checks, schema
+from transfer.vault import schema
 from transfer.vault.base import Outcome, SessionInfo, StoredPoint, VaultInfo
 from transfer.vault.catalog import Catalog
 from transfer.vault.directory import release_lock
 from transfer.vault.frames import FrameStore
+from transfer.vault.group_commit import Arrival, store_together
 from transfer.vault.ledger import Ledger
 from transfer.vault.objects import DirectoryObjects
 from transfer.vault.schema import METADATA_FROM
@@ -39,6 +42,7 @@ class StoredVault:
         self._catalog = catalog
         self._frames = FrameStore(catalog, objects)
         self._ledger = Ledger(catalog, objects, info.incarnation, clock)
+        self._arrivals: deque[Arrival] = deque()
         self._closed = False
 
     async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -84,6 +88,10 @@ class StoredVault:
     async def end_session(self, session: int) -> None:
         await self._call(self._ledger.end_session, session)
 
+    async def domain_of(self, session: int) -> bytes | None:
+        """Whose session it is or was; None for a number that was never given."""
+        return await self._call(self._ledger.domain_of, session)
+
     async def have(
         self, session: int, tag: int, generation: int, ids: Sequence[bytes]
     ) -> list[bool]:
@@ -92,13 +100,12 @@ class StoredVault:
     async def store(self, session: int, frames: Buffer) -> list[Outcome]:
         self._for_writing()
 
-        def work() -> list[Outcome]:
-            domain = self._ledger.sessions.get(session).domain
-            arrived = checks.split(frames)
-            return self._frames.store(session, domain, arrived, self._ledger.epochs(domain))
-
+        arrival = Arrival(session, frames)
+        self._arrivals.append(arrival)
+        work = self._call(store_together, self._arrivals, self._frames, self._ledger)
         # The thread reads *frames* until it is done: a cancelled caller must not reuse them.
-        return await _to_the_end(asyncio.ensure_future(self._call(work)))
+        await _to_the_end(asyncio.ensure_future(work))
+        return arrival.answer()
 
     async def fetch(self, session: int, references: Sequence[Reference]) -> list[bytes | None]:
         asked = [Reference(*reference) for reference in references]
@@ -129,8 +136,8 @@ class StoredVault:
 
         return await self._call(work)
 
-    async def statistics(self) -> dict[str, int]:
-        return await self._call(statistics, self._catalog)
+    async def statistics(self, domain: bytes | None = None) -> dict[str, int]:
+        return await self._call(statistics, self._catalog, domain)
 
     async def close(self) -> None:
         """Close the open packs with trailers and release the lock; closing twice is harmless."""
@@ -160,16 +167,18 @@ async def _to_the_end(task: "asyncio.Future[T]") -> T:
         raise
 
 
-def statistics(catalog: Catalog) -> dict[str, int]:
-    def count(what: sa.ColumnElement[int], *conditions: sa.ColumnElement[bool]) -> int:
-        return connection.scalar(sa.select(what).where(*conditions)) or 0
+def statistics(catalog: Catalog, domain: bytes | None) -> dict[str, int]:
+    def count(table: sa.Table, what: sa.ColumnElement[int], *of: sa.ColumnElement[bool]) -> int:
+        here = () if domain is None else (table.c.domain == domain,)
+        return connection.scalar(sa.select(what).where(*of, *here)) or 0
 
-    tag = schema.frames.c.tag
+    frames, points, keyrings = schema.frames, schema.points, schema.keyrings
+    tag = frames.c.tag
     with catalog.begin() as connection:
         return {
-            "bytes_stored": count(sa.func.sum(schema.frames.c.length)),
-            "blocks": count(sa.func.count(tag), tag < METADATA_FROM),
-            "nodes": count(sa.func.count(tag), tag >= METADATA_FROM),
-            "points": count(sa.func.count(schema.points.c.point)),
-            "machines": count(sa.func.count(schema.keyrings.c.domain.distinct())),
+            "bytes_stored": count(frames, sa.func.sum(frames.c.length)),
+            "blocks": count(frames, sa.func.count(tag), tag < METADATA_FROM),
+            "nodes": count(frames, sa.func.count(tag), tag >= METADATA_FROM),
+            "points": count(points, sa.func.count(points.c.point)),
+            "machines": count(keyrings, sa.func.count(keyrings.c.domain.distinct())),
         }
