@@ -17,8 +17,7 @@ TLS is told not to look at times: `check_time` does, against a clock that is giv
 """
 
 import hashlib
-import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
@@ -29,16 +28,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from transfer.errors import FormatError, NotAuthorised, UsageError
+from transfer.errors import FormatError, NotAuthorised
 
 DAY = 24 * 3600 * 10**9
 YEAR = 365 * DAY
-CA_LIFE, LEAF_LIFE, BACKDATED = 30 * YEAR, YEAR, 25 * 3600 * 10**9
-MAX_CERTIFICATE, MAX_REQUEST, MAX_HOSTS, MAX_ANNOUNCED = 8192, 4096, 16, 64
-_LOCAL = ("localhost", "127.0.0.1", "::1")
-_HASH = hashes.SHA256()
-_ODD = (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound,
-        x509.DuplicateExtension, x509.UnsupportedGeneralNameType)  # fmt: skip
+MAX_CERTIFICATE, MAX_REQUEST, MAX_ANNOUNCED = 8192, 4096, 64
+HASH = hashes.SHA256()
+# What the library raises for bytes that are not what they claim to be.
+ODD = (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound,
+       x509.DuplicateExtension, x509.UnsupportedGeneralNameType)  # fmt: skip
 
 
 class Role(StrEnum):
@@ -77,7 +75,7 @@ def server_name(vault: bytes) -> str:
     return f"{vault.hex()}.vault.transfer.invalid"
 
 
-# Keys and requests.
+# Keys and requests. A private key is PKCS #8, DER; a request is PKCS #10, DER.
 
 
 def new_key() -> bytes:
@@ -91,162 +89,59 @@ def new_key() -> bytes:
 def request(key: bytes) -> bytes:
     """A certificate request (PKCS #10) for *key*; whose it is, the vault decides."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
-    return builder.sign(_private(key), _HASH).public_bytes(serialization.Encoding.DER)
+    return builder.sign(load_private(key), HASH).public_bytes(serialization.Encoding.DER)
+
+
+def key_to_pem(key: bytes) -> bytes:
+    """The form in which the ssl module takes a key."""
+    return load_private(key).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
 
 
 def key_of(csr: bytes) -> bytes:
     """As `Certificate.key`. Raises FormatError unless *csr* is signed by its own P-256 key."""
-    return _fingerprint(_requested(csr))
+    return fingerprint(requested_key(csr))
 
 
-def _requested(csr: bytes) -> ec.EllipticCurvePublicKey:
+def requested_key(csr: bytes) -> ec.EllipticCurvePublicKey:
     if len(csr) > MAX_REQUEST:
         raise FormatError(f"a certificate request of {len(csr)} bytes; at most {MAX_REQUEST}")
     try:
         found = x509.load_der_x509_csr(csr)
-        key = _p256(found.public_key())
+        key = p256(found.public_key())
         sound = found.is_signature_valid
-    except _ODD as error:
+    except ODD as error:
         raise FormatError(f"a certificate request does not parse: {error}") from error
     if not sound:
         raise FormatError("a certificate request is not signed by its own key")
     return key
 
 
-def _private(key: bytes) -> ec.EllipticCurvePrivateKey:
+def load_private(key: bytes) -> ec.EllipticCurvePrivateKey:
     try:
         loaded = serialization.load_der_private_key(key, None)
-    except _ODD as error:
+    except ODD as error:
         raise FormatError("a private key does not parse") from error
     if not isinstance(loaded, ec.EllipticCurvePrivateKey):
         raise FormatError("a private key is not of P-256")
-    _p256(loaded.public_key())
+    p256(loaded.public_key())
     return loaded
 
 
-def _p256(key: object) -> ec.EllipticCurvePublicKey:
+def p256(key: object) -> ec.EllipticCurvePublicKey:
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
         raise FormatError("a public key is not of P-256")
     return key
 
 
-def _fingerprint(key: ec.EllipticCurvePublicKey) -> bytes:
+def fingerprint(key: ec.EllipticCurvePublicKey) -> bytes:
     spki = key.public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return hashlib.sha256(spki).digest()
-
-
-# Making certificates.
-
-
-def new_ca(vault: bytes, now: int) -> Issuer:
-    key = new_key()
-    return Issuer(key, _ca_certificate(_private(key), vault, now, None))
-
-
-def successor(old: Issuer, vault: bytes, now: int) -> tuple[Issuer, bytes]:
-    """A new CA, and its cross certificate."""
-    new = new_ca(vault, now)
-    return new, _ca_certificate(_private(new.key), vault, now, old)
-
-
-def _ca_certificate(
-    key: ec.EllipticCurvePrivateKey, vault: bytes, now: int, signer: Issuer | None
-) -> bytes:
-    """Signed by *signer*, or by itself."""
-    public = key.public_key()
-    subject = _name(vault, _fingerprint(public)[:16].hex())
-    builder = _begun(subject, public, now, CA_LIFE, signer)
-    usage = x509.KeyUsage(False, False, False, False, False, True, False, False, False)
-    builder = builder.add_extension(x509.BasicConstraints(True, None), critical=True)
-    return _signed(builder.add_extension(usage, critical=True), key, signer)
-
-
-def issue_server(ca: Issuer, key: bytes, vault: bytes, hosts: Iterable[str], now: int) -> bytes:
-    """For `server_name`, this machine, and *hosts*: names or IP addresses.
-
-    Raises UsageError for a host that is neither, and for more than MAX_HOSTS.
-    """
-    names = [general_name(host) for host in dict.fromkeys((*_LOCAL, *hosts))]
-    if len(names) > MAX_HOSTS + len(_LOCAL):
-        raise UsageError(f"more than {MAX_HOSTS} hosts", "name fewer")
-    name = server_name(vault)
-    builder = _leaf(
-        ca, _name(vault, name), _private(key).public_key(), now, ExtendedKeyUsageOID.SERVER_AUTH
-    )
-    alternative = x509.SubjectAlternativeName([x509.DNSName(name), *names])
-    return _signed(builder.add_extension(alternative, critical=False), None, ca)
-
-
-def issue_machine(ca: Issuer, csr: bytes, identity: Identity, now: int) -> bytes:
-    """Raises FormatError for a request that is no request; what else it says is ignored."""
-    unit = x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, identity.role)
-    subject = _name(identity.domain, identity.machine.hex(), unit)
-    builder = _leaf(ca, subject, _requested(csr), now, ExtendedKeyUsageOID.CLIENT_AUTH)
-    return _signed(builder, None, ca)
-
-
-def general_name(host: str) -> x509.GeneralName:
-    """Of a host: its IP address, or its name. Raises UsageError for what is neither."""
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        pass
-    labels = host.removesuffix(".").split(".")
-    if len(host) > 253 or not all(_is_label(label) for label in labels):
-        raise UsageError(f"{host!r} is no host name and no IP address", "name one without a port")
-    return x509.DNSName(host)
-
-
-def _is_label(label: str) -> bool:
-    plain = label.replace("-", "").replace("_", "")
-    return 1 <= len(label) <= 63 and label.isascii() and plain.isalnum() and label[0] != "-"
-
-
-def _leaf(
-    ca: Issuer, subject: x509.Name, key: ec.EllipticCurvePublicKey, now: int,
-    purpose: x509.ObjectIdentifier,
-) -> x509.CertificateBuilder:  # fmt: skip
-    usage = x509.KeyUsage(True, False, False, False, False, False, False, False, False)
-    builder = _begun(subject, key, now, LEAF_LIFE, ca)
-    builder = builder.add_extension(x509.BasicConstraints(False, None), critical=True)
-    builder = builder.add_extension(usage, critical=True)
-    return builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-
-
-def _begun(
-    subject: x509.Name, key: ec.EllipticCurvePublicKey, now: int, life: int, signer: Issuer | None
-) -> x509.CertificateBuilder:
-    above = x509.load_der_x509_certificate(signer.certificate) if signer else None
-    signer_key = _p256(above.public_key()) if above else key
-    ends = _moment(now + life)
-    if above is not None:
-        ends = min(ends, above.not_valid_after_utc)
-    builder = x509.CertificateBuilder(above.subject if above else subject, subject, key)
-    builder = builder.serial_number(x509.random_serial_number())
-    builder = builder.not_valid_before(min(_moment(now - BACKDATED), ends)).not_valid_after(ends)
-    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    above_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer_key)
-    return builder.add_extension(above_key, critical=False)
-
-
-def _signed(
-    builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey | None, signer: Issuer | None
-) -> bytes:
-    """By *signer*, or else by *key*."""
-    signing = _private(signer.key) if signer else key
-    assert signing is not None
-    return builder.sign(signing, _HASH).public_bytes(serialization.Encoding.DER)
-
-
-def _name(organisation: bytes, common: str, *more: x509.NameAttribute[str]) -> x509.Name:
-    first = x509.NameAttribute(NameOID.ORGANIZATION_NAME, organisation.hex())
-    return x509.Name([first, *more, x509.NameAttribute(NameOID.COMMON_NAME, common)])
-
-
-def _moment(nanoseconds: int) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=nanoseconds // 10**9)
 
 
 # Reading certificates.
@@ -262,19 +157,19 @@ def _load(der: bytes) -> x509.Certificate:
         raise FormatError(f"a certificate of {len(der)} bytes; at most {MAX_CERTIFICATE}")
     try:
         return x509.load_der_x509_certificate(der)
-    except _ODD as error:
+    except ODD as error:
         raise FormatError(f"a certificate does not parse: {error}") from error
 
 
 def _described(found: x509.Certificate, der: bytes) -> Certificate:
     try:
-        key = _fingerprint(_p256(found.public_key()))
+        key = fingerprint(p256(found.public_key()))
         begins, ends = found.not_valid_before_utc, found.not_valid_after_utc
         return Certificate(
             der, found.serial_number, key, int(begins.timestamp()) * 10**9,
             int(ends.timestamp()) * 10**9,
         )  # fmt: skip
-    except _ODD as error:
+    except ODD as error:
         raise FormatError(f"a certificate does not parse: {error}") from error
 
 
@@ -289,14 +184,15 @@ def identity_of(certificate: Certificate) -> Identity:
         machine = _id_in(parts, NameOID.COMMON_NAME)
         domain = _id_in(parts, NameOID.ORGANIZATION_NAME)
         return Identity(machine, domain, Role(parts.get(NameOID.ORGANIZATIONAL_UNIT_NAME, "")))
-    except _ODD as error:
+    except ODD as error:
         raise FormatError(f"not a machine's certificate: {error}") from error
 
 
 def _id_in(parts: dict[x509.ObjectIdentifier, str], oid: x509.ObjectIdentifier) -> bytes:
-    found = bytes.fromhex(parts.get(oid, ""))
-    if len(found) != 16 or found.hex() != parts[oid]:
-        raise ValueError(f"{parts[oid]!r} is no ID")
+    text = parts.get(oid, "")
+    found = bytes.fromhex(text)
+    if len(found) != 16 or found.hex() != text:
+        raise ValueError(f"{text!r} is no ID")
     return found
 
 
@@ -305,26 +201,32 @@ def renewal_due(certificate: Certificate, now: int) -> bool:
     return now >= certificate.begins + life * 2 // 3
 
 
-def check_time(certificate: Certificate, now: int, what: str, grace: int = 0) -> None:
+def check_time(certificate: Certificate, now: int, whose: str, grace: int = 0) -> None:
     """Raise NotAuthorised, which names both clocks, unless *certificate* is good at *now* (ns).
 
-    *grace* is for how long after its end it still passes.
+    *grace* is for how long (ns) it still passes after its end.
     """
     clock = f"this machine's clock says {when(now)}"
     if now < certificate.begins:
+        begins = when(certificate.begins)
         raise NotAuthorised(
-            f"{what} is not valid before {when(certificate.begins)}; {clock}", "set the clock right"
+            f"{whose} certificate is not valid before {begins}; {clock}",
+            "set the clock that is wrong",
         )
     if now > certificate.ends + grace:
         raise NotAuthorised(
-            f"{what} ended on {when(certificate.ends)}; {clock}",
-            "register again, or set the clock right",
+            f"{whose} certificate ended on {when(certificate.ends)}; {clock}",
+            "register again, or set the clock that is wrong",
         )
+
+
+def moment(nanoseconds: int) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=nanoseconds // 10**9)
 
 
 def when(nanoseconds: int) -> str:
     """RFC 3339, UTC, to the second."""
-    return _moment(nanoseconds).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment(nanoseconds).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 # A change of the CA.
@@ -355,7 +257,7 @@ def _vouched(new: bytes, cross: bytes, trusted: list[x509.Certificate], now: int
         certificate, signed = _load(new), _load(cross)
         described = _described(certificate, new), _described(signed, cross)
         for each in described:
-            check_time(each, now, "a CA's certificate")
+            check_time(each, now, "a CA's")
         same = described[0].key == described[1].key and certificate.subject == signed.subject
         authority = same and _is_authority(certificate) and _is_authority(signed)
         return (
@@ -363,7 +265,7 @@ def _vouched(new: bytes, cross: bytes, trusted: list[x509.Certificate], now: int
             and _signed_by(certificate, certificate)
             and any(_signed_by(signed, one) for one in trusted)
         )
-    except (FormatError, NotAuthorised, *_ODD):
+    except (FormatError, NotAuthorised, *ODD):
         return False
 
 
@@ -380,6 +282,6 @@ def _signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
         certificate.verify_directly_issued_by(issuer)
     except InvalidSignature:
         return False
-    except _ODD:  # another issuer's name, or another kind of key
+    except ODD:  # another issuer's name, or another kind of key
         return False
     return True
