@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 MODULES = (
     "documents", "features", "reference", "frame", "pack", "stream", "directory", "entry_codec",
-    "point", "keyring", "record", "journal",
+    "point", "keyring", "record", "journal", "credential",
 )  # fmt: skip
 
 
