@@ -238,7 +238,8 @@ def accepted(
     """The CAs to trust from now on: *pinned*, and those that one of them vouches for.
 
     *announced* has CA certificates, each with its cross certificate. What does not hold, or has
-    ended at *now*, is left out. Raises FormatError if a pinned one is no certificate.
+    ended at *now*, is left out, unless nothing would be left. Raises FormatError if a pinned one
+    is no certificate.
     """
     trusted = {der: _load(der) for der in pinned}
     left = list(announced[:MAX_ANNOUNCED])
@@ -249,7 +250,7 @@ def accepted(
             if pair[0] not in trusted and _vouched(*pair, list(trusted.values()), now):
                 trusted[pair[0]] = _load(pair[0])
                 found = True
-    return list(trusted)
+    return [der for der in trusted if read(der).ends >= now] or list(pinned)
 
 
 def _vouched(new: bytes, cross: bytes, trusted: list[x509.Certificate], now: int) -> bool:

@@ -30,41 +30,47 @@ _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 def new_ca(vault: bytes, now: int) -> Issuer:
     key = new_key()
-    return Issuer(key, _ca_certificate(load_private(key), vault, now, None))
+    return Issuer(key, _ca_certificate(key, vault, now, None))
 
 
 def successor(old: Issuer, vault: bytes, now: int) -> tuple[Issuer, bytes]:
     """A new CA, and its cross certificate."""
     new = new_ca(vault, now)
-    return new, _ca_certificate(load_private(new.key), vault, now, old)
+    return new, _ca_certificate(new.key, vault, now, old)
 
 
-def _ca_certificate(
-    key: ec.EllipticCurvePrivateKey, vault: bytes, now: int, signer: Issuer | None
-) -> bytes:
+def _ca_certificate(key: bytes, vault: bytes, now: int, signer: Issuer | None) -> bytes:
     """Signed by *signer*, or by itself."""
-    public = key.public_key()
+    public = load_private(key).public_key()
     subject = _name(vault, fingerprint(public)[:16].hex())
     builder = _begun(subject, public, now, CA_LIFE, signer)
     usage = x509.KeyUsage(False, False, False, False, False, True, False, False, False)
     builder = builder.add_extension(x509.BasicConstraints(True, None), critical=True)
-    return _signed(builder.add_extension(usage, critical=True), key, signer)
+    builder = builder.add_extension(usage, critical=True)
+    return _signed(builder, signer.key if signer else key)
 
 
 def issue_server(ca: Issuer, key: bytes, vault: bytes, hosts: Iterable[str], now: int) -> bytes:
-    """For `server_name`, this machine, and *hosts*: names or IP addresses.
-
-    Raises UsageError for a host that is neither, and for more than MAX_HOSTS.
-    """
-    names = [general_name(host) for host in dict.fromkeys((*_LOCAL, *hosts))]
-    if len(names) > MAX_HOSTS + len(_LOCAL):
-        raise UsageError(f"more than {MAX_HOSTS} hosts", "name fewer")
+    """For `server_name`, this machine, and *hosts*, as `checked_hosts` takes them."""
+    named = dict.fromkeys((*_LOCAL, *checked_hosts(hosts)))
     name = server_name(vault)
     builder = _leaf(
         ca, _name(vault, name), load_private(key).public_key(), now, ExtendedKeyUsageOID.SERVER_AUTH
     )
-    alternative = x509.SubjectAlternativeName([x509.DNSName(name), *names])
-    return _signed(builder.add_extension(alternative, critical=False), None, ca)
+    alternative = x509.SubjectAlternativeName(
+        [x509.DNSName(name), *(general_name(host) for host in named)]
+    )
+    return _signed(builder.add_extension(alternative, critical=False), ca.key)
+
+
+def checked_hosts(hosts: Iterable[str]) -> list[str]:
+    """Sorted, each once. Raises UsageError for one that is no host, and for too many."""
+    found = sorted(set(hosts))
+    if len(found) > MAX_HOSTS:
+        raise UsageError(f"{len(found)} hosts; at most {MAX_HOSTS} fit", "name fewer")
+    for host in found:
+        general_name(host)
+    return found
 
 
 def issue_machine(ca: Issuer, csr: bytes, identity: Identity, now: int) -> bytes:
@@ -72,7 +78,7 @@ def issue_machine(ca: Issuer, csr: bytes, identity: Identity, now: int) -> bytes
     unit = x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, identity.role)
     subject = _name(identity.domain, identity.machine.hex(), unit)
     builder = _leaf(ca, subject, requested_key(csr), now, ExtendedKeyUsageOID.CLIENT_AUTH)
-    return _signed(builder, None, ca)
+    return _signed(builder, ca.key)
 
 
 def general_name(host: str) -> x509.GeneralName:
@@ -81,7 +87,7 @@ def general_name(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         pass
-    labels = host.removesuffix(".").split(".")
+    labels = host.split(".")
     if len(host) > 253 or not all(_is_label(label) for label in labels):
         raise UsageError(f"{host!r} is no host name and no IP address", "name one without a port")
     return x509.DNSName(host)
@@ -119,13 +125,8 @@ def _begun(
     return builder.add_extension(above_key, critical=False)
 
 
-def _signed(
-    builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey | None, signer: Issuer | None
-) -> bytes:
-    """By *signer*, or else by *key*."""
-    signing = load_private(signer.key) if signer else key
-    assert signing is not None
-    return builder.sign(signing, HASH).public_bytes(serialization.Encoding.DER)
+def _signed(builder: x509.CertificateBuilder, key: bytes) -> bytes:
+    return builder.sign(load_private(key), HASH).public_bytes(serialization.Encoding.DER)
 
 
 def _name(organisation: bytes, common: str, *more: x509.NameAttribute[str]) -> x509.Name:
