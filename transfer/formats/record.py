@@ -156,6 +156,11 @@ class CredentialRecord(msgspec.Struct, frozen=True):
     used_key: Bytes32 | None  # SHA-256 of the public key, where the credential is good for one
     used_by: Bytes16 | None
 
+    @property
+    def scope(self) -> tuple[CredentialKind, bytes | None]:
+        """Of those of one scope the newest alone is good."""
+        return self.kind, self.target
+
 
 def checked_name(name: str) -> str:
     """A machine's name; MACHINE/ITEM@POINT must be read in one way only. Raises UsageError."""

@@ -84,7 +84,7 @@ class Authority:
     """
 
     def __init__(self, path: Path, vault: bytes, clock: Callable[[], int]) -> None:
-        self._vault, self._clock = vault, clock
+        self.vault, self._clock = vault, clock
         self._root, self._path = path, path / "ca"
 
     def issuer(self) -> Issuer:
@@ -147,10 +147,10 @@ class Authority:
     def _succeed(self, found: list[_AuthorityFile]) -> list[_AuthorityFile]:
         now = self._clock()
         if found:
-            issuer, cross = issuing.successor(found[-1].issuer, self._vault, now)
+            issuer, cross = issuing.successor(found[-1].issuer, self.vault, now)
             new = _AuthorityFile(issuer.certificate, issuer.key, cross)
         else:
-            issuer = issuing.new_ca(self._vault, now)
+            issuer = issuing.new_ca(self.vault, now)
             new = _AuthorityFile(issuer.certificate, issuer.key)
         self._write(f"{len(found) + 1:04}", new)
         return [*found, new]
@@ -168,7 +168,7 @@ class Authority:
 
     def _new_server(self, authorities: list[_AuthorityFile], hosts: list[str]) -> _ServerFile:
         key, newest = certificates.new_key(), authorities[-1].issuer
-        own = issuing.issue_server(newest, key, self._vault, hosts, self._clock())
+        own = issuing.issue_server(newest, key, self.vault, hosts, self._clock())
         crosses = [one.cross for one in reversed(authorities) if one.cross is not None]
         return _ServerFile(hosts, [own, *crosses], key, len(authorities))
 
