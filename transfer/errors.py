@@ -37,6 +37,9 @@ class TransientError(TransferError):
 class VaultUnavailable(TransientError):
     """The vault did not answer, or asked us to come back later."""
 
+    retry_after: float | None = None
+    """Seconds that it asked to wait at least."""
+
 
 class NotStored(TransientError):
     """The vault could not make a frame durable; nothing of the call may be believed."""
@@ -138,7 +141,7 @@ class Refused(AccessError):
     """The vault does not accept this record: wrong signature, epoch, or number."""
 
 
-class NotAuthorised(AccessError):
+class NotAuthorised(Refused):
     """The certificate is revoked, has ended, or gives no right to this."""
 
 

@@ -240,6 +240,9 @@ async def test_points_come_in_order_of_arrival(vault):
     stored = await vault.points(DOMAIN)
     assert [point.decode(one.record).number for one in stored] == [2, 1, 3]
     assert [one.arrival_number for one in stored] == [1, 2, 3]
+    assert await vault.points(DOMAIN, after=1) == stored[1:]
+    assert await vault.points(DOMAIN, after=1, limit=1) == stored[1:2]
+    assert await vault.points(DOMAIN, after=3) == []
 
 
 async def test_points_with_a_wrong_signature_or_item_are_refused(vault):

@@ -40,7 +40,7 @@ async def together(vault, *calls):
 async def test_requests_that_wait_share_one_sync(path, syncs):
     async with opened(path, create=True) as vault:
         session = await begun(vault)
-        frames = [made_frame(number) for number in range(20)]
+        frames = [made_frame(number) for number in range(1, 21)]
         syncs.clear()
         answers = await together(vault, *(vault.store(session, raw) for _, raw in frames))
         assert answers == [[Outcome.STORED]] * 20

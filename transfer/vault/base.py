@@ -109,8 +109,10 @@ class Vault(Protocol):
         item or epoch; PointMissing for a point that was deleted.
         """
 
-    async def points(self, domain: bytes) -> list[StoredPoint]:
-        """In ascending order of arrival."""
+    async def points(
+        self, domain: bytes, after: int = 0, limit: int | None = None
+    ) -> list[StoredPoint]:
+        """In ascending order of arrival: those numbered above *after*, the first *limit* of them."""
 
     async def report_damaged(self, session: int, references: Sequence[Reference]) -> None:
         """A client could not open these: their copies become suspect, nodes above incomplete."""

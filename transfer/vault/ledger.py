@@ -3,7 +3,8 @@
 Synchronous; the vault's one writer thread runs it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 import sqlalchemy as sa
 
@@ -169,10 +170,11 @@ class Ledger:
             rows, _ = self._rows(schema.points.c.domain == domain)
         return rows
 
-    def points(self, domain: bytes) -> list[StoredPoint]:
-        return [_answer(stored) for stored, _ in self._loaded(self._all(domain))]
+    def points(self, domain: bytes, after: int, limit: int | None) -> list[StoredPoint]:
+        rows = (row for row in self._all(domain) if row.arrival_number > after)
+        return [_answer(stored) for stored, _ in islice(self._loaded(rows), limit)]
 
-    def _loaded(self, rows: list[PointRow]) -> Iterator[tuple[PointRecord, Point]]:
+    def _loaded(self, rows: Iterable[PointRow]) -> Iterator[tuple[PointRecord, Point]]:
         for row in rows:
             try:
                 yield records.load_point(self._objects, row.domain, row.point)
@@ -190,7 +192,7 @@ class Ledger:
 
     def wanted(self, session: SessionRow) -> list[Reference]:
         mine = [row for row in self._all(session.domain) if row.item == session.item]
-        points = [point for _, point in self._loaded(mine)]
+        points = (point for _, point in self._loaded(mine))
         newest = max(points, key=lambda point: point.order, default=None)
         if newest is None or newest.root is None:
             return []

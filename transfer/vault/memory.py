@@ -177,13 +177,15 @@ class MemoryVault:
         owner.open = False
         return self._points[decoded.point_id]
 
-    async def points(self, domain: bytes) -> list[StoredPoint]:
+    async def points(
+        self, domain: bytes, after: int = 0, limit: int | None = None
+    ) -> list[StoredPoint]:
         stored = [
             one
             for one in self._points.values()
-            if points_format.decode(one.record).domain == domain
+            if points_format.decode(one.record).domain == domain and one.arrival_number > after
         ]
-        return sorted(stored, key=lambda one: one.arrival_number)
+        return sorted(stored, key=lambda one: one.arrival_number)[:limit]
 
     async def report_damaged(self, session: int, references: Sequence[Reference]) -> None:
         domain = self._content(session)

@@ -115,8 +115,10 @@ class StoredVault:
         self._for_writing()
         return await self._call(self._ledger.commit, session, bytes(point))
 
-    async def points(self, domain: bytes) -> list[StoredPoint]:
-        return await self._call(self._ledger.points, domain)
+    async def points(
+        self, domain: bytes, after: int = 0, limit: int | None = None
+    ) -> list[StoredPoint]:
+        return await self._call(self._ledger.points, domain, after, limit)
 
     async def delete_point(self, domain: bytes, point_id: bytes) -> None:
         """Leave a tombstone in the point's place."""

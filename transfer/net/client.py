@@ -1,0 +1,280 @@
+"""RemoteVault: a vault behind HTTPS, with the interface of one that is near.
+
+It never believes an answer further than its own checks go: sizes before they are read, counts
+against what was asked. Whether a frame is what its ID says is for the workers that open it.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import TypeVar
+
+import aiohttp
+import msgspec
+
+from transfer.errors import FormatError, NotFound, Refused, VaultUnavailable
+from transfer.formats import documents, frame, messages
+from transfer.formats.keyring import MAX_KEYRING
+from transfer.formats.messages import FRAMES, JSON, MAX_LINE
+from transfer.formats.reference import Buffer, Reference
+from transfer.net.transport import Limits, Query, Request, Transport, pieces
+from transfer.throttle.limiter import Limiter
+from transfer.vault.base import (
+    MAX_FRAMES,
+    Outcome,
+    SessionInfo,
+    StoredPoint,
+    VaultInfo,
+)
+
+Body = TypeVar("Body", bound=msgspec.Struct)
+_MAX_LISTING = 256 * 2**20  # bytes of points; 100,000 of them have some 200 MiB
+UNLIMITED = Limits(Limiter(None), Limiter(None))
+
+
+class RemoteVault:
+    """See `Vault`. It acts for one machine, in that machine's domain."""
+
+    def __init__(self, transport: Transport, limits: Limits = UNLIMITED) -> None:
+        self._transport, self.limits = transport, limits
+
+    def limited(self, limits: Limits) -> "RemoteVault":
+        """The same vault over the same connections, for a run with limits of its own."""
+        return RemoteVault(self._transport, limits)
+
+    async def close(self) -> None:
+        await self._transport.close()
+
+    async def view(self) -> messages.VaultView:
+        """The vault as this machine may see it."""
+        raw = await self._get("/vault", {})
+        return documents.decode(raw, messages.VaultView, "the vault's description")
+
+    async def info(self) -> VaultInfo:
+        view = await self.view()
+        return VaultInfo(view.vault, view.incarnation)
+
+    async def domains(self) -> list[bytes]:
+        return (await self.view()).domains
+
+    async def keyring(self, domain: bytes, version: int | None = None) -> bytes | None:
+        query: dict[str, str | int] = {"domain": domain.hex()}
+        if version is not None:
+            query["version"] = version
+        try:
+            return await self._get("/keyring", query, MAX_KEYRING)
+        except NotFound:
+            return None
+
+    async def add_keyring(self, domain: bytes, version: int, keyring: bytes) -> None:
+        query: Query = {"domain": domain.hex(), "version": version}
+        request = _post("/keyring", query, keyring, control=True)
+        tries = 0
+
+        async def once() -> None:
+            nonlocal tries
+            tries += 1
+            try:
+                await self._transport.once(request, self.limits)
+            except Refused:
+                # An answer that was lost: the version that is in the way is this one.
+                if tries == 1 or await self.keyring(domain, version) != keyring:
+                    raise
+
+        await self._transport.repeated(once)
+
+    async def open_session(
+        self, domain: bytes, item: bytes | None, owner: bytes = b""
+    ) -> SessionInfo:
+        body = messages.NewSession(domain, item, owner)
+        raw = await self._send("/sessions", {}, body)
+        opened = documents.decode(raw, messages.Session, "the vault's session")
+        return SessionInfo(opened.number, opened.fence, opened.keyring_version, opened.incarnation)
+
+    async def heartbeat(self, session: int) -> None:
+        await self._call(_post(f"/sessions/{session}/heartbeat", {}, control=True))
+
+    async def end_session(self, session: int) -> None:
+        await self._call(_post(f"/sessions/{session}/end", {}, control=True))
+
+    async def have(
+        self, session: int, tag: int, generation: int, ids: Sequence[bytes]
+    ) -> list[bool]:
+        found: list[bool] = []
+        for at in range(0, len(ids), messages.MAX_ASKED):
+            some = ids[at : at + messages.MAX_ASKED]
+            query = {"session": session, "tag": tag, "generation": generation}
+            raw = await self._call(_post("/have", query, messages.encode_ids(some)))
+            found += messages.decode_bitmap(raw, len(some))
+        return found
+
+    async def store(self, session: int, frames: Buffer) -> list[Outcome]:
+        request = _post("/frames", {"session": session}, frames, FRAMES)
+        try:
+            return _outcomes(await self._transport.once(request, self.limits))
+        except VaultUnavailable:
+            return await self._transport.repeated(lambda: self._store_rest(session, frames))
+
+    async def _store_rest(self, session: int, frames: Buffer) -> list[Outcome]:
+        """After a call that broke: whole frames that arrived were stored, and are not sent again.
+
+        What is there now is called stored: before the call it was not.
+        """
+        sent = list(_split(frames))
+        there = await self._there(session, [header for header, _ in sent])
+        rest = b"".join(raw for header, raw in sent if header.reference not in there)
+        request = _post("/frames", {"session": session}, rest, FRAMES)
+        answers = _outcomes(await self._transport.once(request, self.limits)) if rest else []
+        left = iter(answers)
+        return [
+            Outcome.STORED if header.reference in there else next(left, Outcome.REJECTED)
+            for header, _ in sent
+        ]
+
+    async def _there(self, session: int, headers: Iterable[frame.Header]) -> set[Reference]:
+        kinds: dict[tuple[int, int], list[bytes]] = {}
+        for header in headers:
+            kinds.setdefault((header.tag, header.generation), []).append(header.id)
+        there: set[Reference] = set()
+        for (tag, generation), ids in kinds.items():
+            answers = await self.have(session, tag, generation, ids)
+            there |= {Reference(tag, id) for id, has in zip(ids, answers, strict=True) if has}
+        return there
+
+    async def fetch(self, session: int, references: Sequence[Reference]) -> list[bytes | None]:
+        asked = [Reference(*reference) for reference in references]
+        found: dict[Reference, bytes] = {}
+
+        async def once() -> None:
+            # What a broken answer brought whole is not asked for again.
+            left = [one for one in dict.fromkeys(asked) if one not in found]
+            for at in range(0, len(left), MAX_FRAMES):
+                await self._fetch_some(session, left[at : at + MAX_FRAMES], found)
+
+        await self._transport.repeated(once)
+        return [found.get(reference) for reference in asked]
+
+    async def _fetch_some(
+        self, session: int, asked: Sequence[Reference], found: dict[Reference, bytes]
+    ) -> None:
+        body = messages.encode_asked(asked)
+        request = _post("/fetch", {"session": session, "order": "any"}, body)
+        expected = set(asked)
+        async with self._transport.answer(request, self.limits) as response:
+            async for header, raw in _frames(pieces(response, self.limits.down)):
+                if header.reference not in expected:
+                    raise FormatError(f"the vault sent {header.reference}, which nobody asked for")
+                expected.discard(header.reference)
+                found[header.reference] = raw
+
+    async def commit(self, session: int, point: bytes) -> StoredPoint:
+        request = _post("/points", {"session": session}, point, control=True)
+        raw = await self._call(request)
+        while True:
+            if b'"progress"' not in raw:
+                stored = documents.decode(raw, messages.ListedPoint, "the vault's answer")
+                return StoredPoint(stored.record, stored.arrival_number, stored.arrival_time)
+            waiting = documents.decode(raw, messages.Committing, "the vault's answer")
+            try:
+                raw = await self._call(Request("GET", waiting.progress, control=True))
+            except NotFound:  # the vault was restarted meanwhile
+                raw = await self._call(request)
+
+    async def points(
+        self, domain: bytes, after: int = 0, limit: int | None = None
+    ) -> list[StoredPoint]:
+        query: dict[str, str | int] = {"domain": domain.hex(), "after": after}
+        if limit is not None:
+            query["limit"] = limit
+        request = _get("/points", query)
+
+        async def once() -> list[StoredPoint]:
+            async with self._transport.answer(request, self.limits) as response:
+                return [
+                    StoredPoint(each.record, each.arrival_number, each.arrival_time)
+                    async for each in _points(response, self.limits)
+                ]
+
+        return await self._transport.repeated(once)
+
+    async def report_damaged(self, session: int, references: Sequence[Reference]) -> None:
+        for at in range(0, len(references), messages.MAX_ASKED):
+            some = messages.encode_asked(references[at : at + messages.MAX_ASKED])
+            await self._call(_post("/damaged", {"session": session}, some))
+
+    async def wanted(self, session: int) -> list[Reference]:
+        raw = await self._get(f"/sessions/{session}/wanted", {}, messages.MAX_PROBLEM)
+        return messages.decode_asked(raw)
+
+    async def statistics(self, domain: bytes | None = None) -> dict[str, int]:
+        """Of this machine's domain, whatever is asked for."""
+        raw = await self._get("/statistics", {})
+        try:
+            return msgspec.json.decode(raw, type=dict[str, int])
+        except ValueError as error:
+            raise FormatError(f"the vault's statistics do not parse: {error}") from error
+
+    async def _call(self, request: Request) -> bytes:
+        return await self._transport.call(request, self.limits)
+
+    async def _get(self, path: str, query: Query, limit: int = messages.MAX_CONTROL) -> bytes:
+        return await self._call(_get(path, query, limit))
+
+    async def _send(self, path: str, query: Query, body: msgspec.Struct) -> bytes:
+        return await self._call(_post(path, query, documents.encode(body), JSON, control=True))
+
+
+def _get(path: str, query: Query, limit: int = messages.MAX_CONTROL) -> Request:
+    return Request("GET", f"/{messages.VERSION}{path}", query, control=True, limit=limit)
+
+
+def _post(
+    path: str, query: Query, body: Buffer = b"",
+    content_type: str = messages.OCTETS, control: bool = False,
+) -> Request:  # fmt: skip
+    path = f"/{messages.VERSION}{path}"
+    return Request("POST", path, query, body, content_type, control, 2 * MAX_LINE)
+
+
+def _outcomes(raw: bytes) -> list[Outcome]:
+    found = documents.decode(raw, messages.Outcomes, "the vault's answer")
+    return [Outcome(each) for each in found.outcomes]
+
+
+def _split(frames: Buffer) -> Iterable[tuple[frame.Header, memoryview]]:
+    view = memoryview(frames)
+    while view:
+        header = frame.decode_header(view)
+        if header is None or header.frame_length > len(view):
+            raise FormatError("the last frame is cut short")
+        yield header, view[: header.frame_length]
+        view = view[header.frame_length :]
+
+
+async def _frames(data: AsyncIterator[bytes]) -> AsyncIterator[tuple[frame.Header, bytes]]:
+    """Whole frames as they arrive; a length is believed only within the codec's limits."""
+    buffer = bytearray()
+    async for piece in data:
+        buffer += piece
+        while (header := frame.decode_header(buffer)) is not None:
+            if len(buffer) < header.frame_length:
+                break
+            yield header, bytes(buffer[: header.frame_length])
+            del buffer[: header.frame_length]
+    if buffer:
+        raise FormatError("the vault's last frame is cut short")
+
+
+async def _points(
+    response: aiohttp.ClientResponse, limits: Limits
+) -> AsyncIterator[messages.ListedPoint]:
+    buffer, size = bytearray(), 0
+    async for piece in pieces(response, limits.down):
+        buffer += piece
+        size += len(piece)
+        *lines, rest = bytes(buffer).split(b"\n")
+        buffer = bytearray(rest)
+        if len(buffer) > MAX_LINE or size > _MAX_LISTING:
+            raise FormatError("the vault's list of points is beyond the limits")
+        for line in lines:
+            yield documents.decode(line, messages.ListedPoint, "a point in the vault's list")
+    if buffer:
+        raise FormatError("the vault's list of points is cut short")

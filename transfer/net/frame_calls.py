@@ -1,0 +1,92 @@
+"""Calls about frames: which are there, bring some, give some back, some are damaged."""
+
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from transfer.formats import messages
+from transfer.formats.frame import MAX_FRAME
+from transfer.formats.messages import FRAMES, OCTETS
+from transfer.formats.reference import ID_SIZE, REFERENCE_SIZE, Reference
+from transfer.net import bodies
+from transfer.net.admission import Caller
+from transfer.net.problems import CallRefused
+from transfer.net.service import Service, as_json, begin, empty, write
+from transfer.vault.base import MAX_FRAMES
+
+_GROUP = 2 * 2**20  # bytes of frames that are read ahead of what is being sent
+_MAX_GROUP = 64
+
+
+async def have(service: Service, request: web.Request, caller: Caller) -> web.StreamResponse:
+    session = await service.session_of(request, caller)
+    tag = bodies.number(request, "tag", 0, 255)
+    generation = bodies.number(request, "generation", 1, 2**32 - 1)
+    asked = messages.decode_ids(await bodies.whole(request, messages.MAX_ASKED * ID_SIZE))
+    async with service.turn(caller):
+        found = await service.vault.have(session, tag, generation, asked)
+    return web.Response(body=messages.encode_bitmap(found), content_type=OCTETS)
+
+
+async def store(service: Service, request: web.Request, caller: Caller) -> web.StreamResponse:
+    session = await service.session_of(request, caller)
+    async with bodies.frames(request, service.buffers, caller.machine) as (frames, complete):
+        # A machine that was revoked while it sent has lost the right to it.
+        await service.admission.still(caller)
+        async with service.turn(caller):
+            outcomes = await service.vault.store(session, frames) if frames else []
+    if not complete:
+        raise CallRefused(408, "the body ended early; its whole frames are stored")
+    return as_json(messages.Outcomes([int(each) for each in outcomes]))
+
+
+async def fetch(service: Service, request: web.Request, caller: Caller) -> web.StreamResponse:
+    session = await service.session_of(request, caller)
+    if request.query.get("order", "any") not in ("any", "asked"):
+        raise CallRefused(400, "order is neither any nor asked")
+    raw = await bodies.whole(request, MAX_FRAMES * REFERENCE_SIZE)
+    asked = list(dict.fromkeys(messages.decode_asked(raw, MAX_FRAMES)))
+    async with service.buffers.lease(caller.machine, MAX_FRAME):
+        # The first group before the first byte: what is wrong can still be told.
+        groups = _groups(service, caller, session, asked)
+        first = await anext(groups)
+        response = await begin(request, FRAMES)
+        await write(response, first)
+        async for group in groups:
+            await write(response, group)
+    await response.write_eof()
+    return response
+
+
+async def _groups(
+    service: Service, caller: Caller, session: int, asked: list[Reference]
+) -> AsyncIterator[bytes]:
+    """Frames in groups of some _GROUP bytes, or of one; at least one group, which may be empty."""
+    at, size, largest = 0, 1, 1
+    while at < len(asked) or at == 0:
+        await service.admission.still(caller)
+        async with service.turn(caller):
+            found = await service.vault.fetch(session, asked[at : at + size])
+        there = [each for each in found if each is not None]
+        largest = max(largest, *map(len, there), 0)
+        yield b"".join(there)
+        at += size
+        size = min(_MAX_GROUP, max(1, _GROUP // largest))
+
+
+async def damaged(service: Service, request: web.Request, caller: Caller) -> web.StreamResponse:
+    """A reader's word marks nothing: what its vault can check, it checks at each fetch."""
+    session = await service.session_of(request, caller)
+    raw = await bodies.whole(request, messages.MAX_ASKED * REFERENCE_SIZE)
+    reported = messages.decode_asked(raw)
+    if caller.may_write:
+        async with service.turn(caller):
+            await service.vault.report_damaged(session, reported)
+    return empty()
+
+
+async def wanted(service: Service, request: web.Request, caller: Caller) -> web.StreamResponse:
+    session = await service.session_of(request, caller)
+    async with service.turn(caller):
+        found = await service.vault.wanted(session)
+    return web.Response(body=messages.encode_asked(found), content_type=OCTETS)

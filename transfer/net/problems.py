@@ -1,0 +1,115 @@
+"""Errors on their way over the network: one table, read by the server and by the client.
+
+A status tells proxies and other clients what kind of failure it is; our own client goes by `code`,
+and raises what the vault raised.
+"""
+
+from transfer import errors
+from transfer.errors import (
+    CredentialRefused,
+    DamagedData,
+    FormatError,
+    IntegrityError,
+    ItemBusy,
+    LockHeld,
+    NameTaken,
+    NewerFormat,
+    NoSpace,
+    NotAuthorised,
+    NotFound,
+    NotRegistered,
+    NotStored,
+    PointMissing,
+    Refused,
+    SessionEnded,
+    TransferError,
+    TransientError,
+    UsageError,
+    VaultUnavailable,
+)
+from transfer.formats import documents, messages
+from transfer.formats.messages import MAX_TEXT, Problem
+from transfer.vault.base import Missing
+
+# The first that fits; what is not here is a bug, which is told as 500 and keeps its words.
+_STATUS: dict[type[TransferError], int] = {
+    NotRegistered: 401,
+    NotAuthorised: 403,
+    CredentialRefused: 403,
+    NameTaken: 409,
+    Refused: 422,
+    Missing: 409,
+    SessionEnded: 409,
+    ItemBusy: 409,
+    PointMissing: 410,
+    NotFound: 404,
+    FormatError: 400,
+    NewerFormat: 400,
+    UsageError: 400,
+    NoSpace: 507,
+    NotStored: 503,
+    LockHeld: 503,
+    VaultUnavailable: 503,
+    TransientError: 503,
+    DamagedData: 500,
+    IntegrityError: 500,
+}
+_BY_CODE = {kind("").code: kind for kind in _STATUS}
+RETRY_AFTER = 5  # seconds that a vault which is about to end asks for
+
+
+class CallRefused(errors.UsageError):
+    """A request that no call of ours makes; *status* says what is wrong with it."""
+
+    def __init__(self, status: int, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.args = (status, message, hint)
+        self.status = status
+
+
+def problem_of(error: TransferError) -> Problem:
+    """What a client may know of *error*."""
+    if isinstance(error, CallRefused):
+        return Problem(error.status, "call-refused", error.message[:MAX_TEXT], hint=error.hint)
+    kinds = (kind for kind in _STATUS if isinstance(error, kind))
+    kind = next(kinds, None)
+    if kind is None:
+        return bug()
+    missing = error.references if isinstance(error, Missing) else ()
+    return Problem(
+        _STATUS[kind], error.code if error.code in _BY_CODE else kind("").code,
+        error.message[:MAX_TEXT], hint=error.hint[:MAX_TEXT],
+        references=messages.encode_asked(missing),
+        more=isinstance(error, Missing) and error.more,
+    )  # fmt: skip
+
+
+def bug() -> Problem:
+    return Problem(500, "bug", "the vault failed", hint="its log says how; report it")
+
+
+def error_of(status: int, raw: bytes, retry_after: float | None = None) -> TransferError:
+    """What the vault raised; for an answer that is not ours, what its *status* means."""
+    try:
+        problem = documents.decode(raw, Problem, "the vault's answer")
+        references = messages.decode_asked(problem.references)
+    except FormatError:
+        return _of_status(status, f"an answer of status {status} that is no vault's", retry_after)
+    if problem.code == Missing("").code:
+        return Missing(problem.detail, problem.hint, tuple(references), problem.more)
+    kind = _BY_CODE.get(problem.code)
+    if kind is None:
+        return _of_status(status, problem.detail, retry_after)
+    return _waiting(kind(problem.detail, problem.hint), retry_after)
+
+
+def _of_status(status: int, message: str, retry_after: float | None) -> TransferError:
+    if status in (408, 429) or status >= 500:
+        return _waiting(VaultUnavailable(message, "look at the vault's log"), retry_after)
+    return FormatError(message, "is this a vault, and of this version?")
+
+
+def _waiting(error: TransferError, retry_after: float | None) -> TransferError:
+    if isinstance(error, VaultUnavailable):
+        error.retry_after = retry_after
+    return error

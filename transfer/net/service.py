@@ -1,0 +1,140 @@
+"""Service: what the calls of one server share: the vault behind it, memory, and whose turn it is.
+
+A machine's calls take turns, TURNS of them at a time: one that asks much waits for itself, and
+leaves the vault's thread to others in between.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import msgspec
+from aiohttp import web
+from aiolimiter import AsyncLimiter
+
+from transfer.errors import SessionEnded
+from transfer.formats.messages import JSON
+from transfer.net import bodies
+from transfer.net.admission import Admission, Caller
+from transfer.net.buffers import ReceiveBuffers
+from transfer.vault.authority import Authority
+from transfer.vault.base import StoredPoint, Vault
+from transfer.vault.registry import Registry
+
+TURNS = 8
+_REGISTRATIONS = 20  # a second, renewals included
+_SLICE = 256 * 1024
+_MAX_KEPT = 10_000  # sessions whose domain is remembered; it never changes
+_COMMITTED = 60.0  # seconds for which the answer of a commit is kept
+
+
+BEGUN = "begun"
+
+
+class ServedVault(Vault, Protocol):
+    async def domain_of(self, session: int) -> bytes | None:
+        """Whose session it is or was; None for a number that was never given."""
+
+
+class Commit(NamedTuple):
+    """One that is under way, or ended a moment ago."""
+
+    session: int
+    record: bytes
+    task: "asyncio.Task[StoredPoint]"
+
+
+@dataclass
+class Service:
+    vault: ServedVault
+    registry: Registry
+    authority: Authority
+    admission: Admission
+    buffers: ReceiveBuffers
+    clock: Callable[[], int]
+    registering: AsyncLimiter = field(default_factory=lambda: AsyncLimiter(_REGISTRATIONS, 1))
+    commits: dict[tuple[bytes, bytes], Commit] = field(default_factory=dict)
+    """By domain and point."""
+    counted: dict[bytes, tuple[float, dict[str, int]]] = field(default_factory=dict)
+    """Statistics by domain, and until when they are good."""
+    _domains: dict[int, bytes] = field(default_factory=dict)
+    _turns: dict[bytes, asyncio.Semaphore] = field(default_factory=dict)
+    _calling: Counter[bytes] = field(default_factory=Counter)
+
+    @asynccontextmanager
+    async def turn(self, caller: Caller) -> AsyncIterator[None]:
+        """Around a call to the vault that may take long."""
+        machine = caller.machine
+        turns = self._turns.setdefault(machine, asyncio.Semaphore(TURNS))
+        self._calling[machine] += 1
+        try:
+            async with turns:
+                yield
+        finally:
+            self._calling[machine] -= 1
+            if not self._calling[machine]:
+                del self._calling[machine], self._turns[machine]
+
+    async def session_of(self, request: web.Request, caller: Caller) -> int:
+        """The one in the path or the query; another domain's is as unknown as one never given."""
+        named = request.match_info.get("session")
+        number = int(named) if named is not None else bodies.number(request, "session", 1)
+        if not await self.owns(caller, number):
+            raise SessionEnded(f"the vault does not know session {number}", "run again")
+        return number
+
+    async def owns(self, caller: Caller, session: int) -> bool:
+        if session not in self._domains:
+            domain = await self.vault.domain_of(session)
+            if domain is None:
+                return False
+            if len(self._domains) >= _MAX_KEPT:
+                self._domains.clear()
+            self._domains[session] = domain
+        return self._domains[session] == caller.domain
+
+    def begin_commit(self, place: tuple[bytes, bytes], session: int, record: bytes) -> Commit:
+        """Commit in a task of its own: it goes on whoever waits for it."""
+        task = asyncio.ensure_future(self.vault.commit(session, record))
+        commit = self.commits[place] = Commit(session, record, task)
+
+        def forget() -> None:
+            if self.commits.get(place) is commit:
+                del self.commits[place]
+
+        def ended(_: object) -> None:
+            failed = task.cancelled() or task.exception() is not None
+            asyncio.get_running_loop().call_later(0 if failed else _COMMITTED, forget)
+
+        task.add_done_callback(ended)
+        return commit
+
+    async def settle(self) -> None:
+        """Wait for the commits that are under way."""
+        tasks = [each.task for each in self.commits.values()]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def as_json(body: msgspec.Struct, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(body), content_type=JSON, status=status)
+
+
+def empty() -> web.Response:
+    return web.Response(status=204)
+
+
+async def begin(request: web.Request, content_type: str) -> web.StreamResponse:
+    """An answer that is sent as it comes; from here on an error can only break it off."""
+    response = web.StreamResponse(headers={"Content-Type": content_type})
+    request[BEGUN] = True
+    await response.prepare(request)
+    return response
+
+
+async def write(response: web.StreamResponse, raw: bytes) -> None:
+    view = memoryview(raw)
+    for at in range(0, len(view), _SLICE):
+        await response.write(view[at : at + _SLICE])

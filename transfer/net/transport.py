@@ -1,0 +1,220 @@
+"""Transport: one HTTPS call to a vault, its errors as ours, and the same call again when it broke.
+
+Every call of a vault may be made twice, so a connection that breaks costs a repetition and nothing
+else. Calls that carry data share N connections; the few small ones that hold a session up have two
+of their own, for they must never queue behind gigabytes.
+"""
+
+import asyncio
+import random
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
+
+import aiohttp
+
+from transfer import __version__
+from transfer.errors import (
+    FormatError,
+    NotAuthorised,
+    TransferError,
+    Untrusted,
+    VaultUnavailable,
+)
+from transfer.formats.messages import MAX_CONTROL, MAX_PROBLEM, OCTETS
+from transfer.formats.reference import Buffer
+from transfer.net import problems
+from transfer.policy import backoff
+from transfer.throttle.limiter import Limiter
+
+T = TypeVar("T")
+DEFAULT_CONNECTIONS = 4
+PATIENCE = 60.0  # seconds for which a call that breaks is made again
+_SILENCE = 300.0  # seconds that a vault may take to answer
+_CONNECT = 15.0
+_DEAD_AFTER = 60_000  # ms without an acknowledgement of the other side's TCP
+_CONTROL_CONNECTIONS = 2
+Query = Mapping[str, str | int]
+
+
+class Limits(NamedTuple):
+    """Of one run, in both directions."""
+
+    up: Limiter
+    down: Limiter
+
+
+class Request(NamedTuple):
+    """*limit* is the size of the largest answer that is taken; *control* goes before bulk."""
+
+    method: str
+    path: str
+    query: Query = MappingProxyType({})
+    body: Buffer = b""
+    content_type: str = OCTETS
+    control: bool = False
+    limit: int = MAX_CONTROL
+    headers: Mapping[str, str] = MappingProxyType({})
+
+
+class Transport:
+    """Calls to the vault at *url*, whose certificate has the name *server*."""
+
+    def __init__(
+        self, url: str, server: str, context: ssl.SSLContext, *,
+        connections: int | None = None, patience: float = PATIENCE,
+    ) -> None:  # fmt: skip
+        self.url, self._server, self._context = url.rstrip("/"), server, context
+        self._patience = patience
+        self._bulk = self._session(connections or DEFAULT_CONNECTIONS)
+        self._control = self._session(_CONTROL_CONNECTIONS)
+
+    def _session(self, connections: int) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            limit=connections, ssl=self._context, keepalive_timeout=60, socket_factory=_socket
+        )
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=_SILENCE)
+        return aiohttp.ClientSession(
+            connector=connector, timeout=timeout, auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(), headers={"User-Agent": f"transfer/{__version__}"},
+        )  # fmt: skip
+
+    async def close(self) -> None:
+        await self._bulk.close()
+        await self._control.close()
+
+    async def call(self, request: Request, limits: Limits) -> bytes:
+        """The body of the vault's answer; raises what the vault raised, or VaultUnavailable."""
+        return await self.repeated(lambda: self.once(request, limits))
+
+    async def repeated(self, once: Callable[[], Awaitable[T]]) -> T:
+        """Do it again while the vault is away and patience lasts; *once* must bear that."""
+        give_up = time.monotonic() + self._patience
+        attempt = 0
+        while True:
+            try:
+                return await once()
+            except VaultUnavailable as error:
+                delay = backoff.delay(attempt, random.random(), error.retry_after)
+                if time.monotonic() + delay > give_up:
+                    raise
+            attempt += 1
+            await asyncio.sleep(delay)
+
+    async def once(self, request: Request, limits: Limits) -> bytes:
+        async with self.answer(request, limits) as response:
+            return await _read(response, request.limit, limits.down)
+
+    @asynccontextmanager
+    async def answer(
+        self, request: Request, limits: Limits
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A good answer, its body still to be read with `pieces`; errors of both are ours."""
+        session = self._control if request.control else self._bulk
+        headers = {"Content-Type": request.content_type, **request.headers}
+        if request.body:
+            headers["Content-Length"] = str(len(request.body))
+        try:
+            async with session.request(
+                request.method, self.url + request.path,
+                params={name: str(value) for name, value in request.query.items()},
+                data=_slices(request.body, limits.up, request.control) if request.body else None,
+                headers=headers, server_hostname=self._server, allow_redirects=False,
+            ) as response:  # fmt: skip
+                if response.status >= 300:
+                    raw = await _read(response, MAX_PROBLEM, limits.down)
+                    raise problems.error_of(response.status, raw, _retry_after(response))
+                yield response
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _translated(error, self.url) from error
+
+
+async def _slices(body: Buffer, up: Limiter, control: bool) -> AsyncIterator[memoryview]:
+    """The body in the pieces that the limiter grants, each right before it is written."""
+    view = memoryview(body)
+    if control:
+        up.charge(len(view))
+    while view:
+        piece = view[: up.quantum]
+        if not control:
+            await up.take(len(piece))
+        yield piece
+        view = view[len(piece) :]
+
+
+async def pieces(response: aiohttp.ClientResponse, down: Limiter) -> AsyncIterator[bytes]:
+    """The body as it arrives; the next piece is read once this one is paid for."""
+    async for data in response.content.iter_any():
+        await down.spent(len(data))
+        yield data
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int, down: Limiter) -> bytes:
+    body = bytearray()
+    async for data in pieces(response, down):
+        body += data
+        if len(body) > limit:
+            raise FormatError(f"an answer of more than {limit} bytes", "is this a vault?")
+    return bytes(body)
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isascii() and text.isdecimal() and len(text) < 6 else None
+
+
+def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A peer that is gone without a word is noticed, however long its answer may take."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", _DEAD_AFTER),
+    ):  # fmt: skip
+        if hasattr(socket, name):
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
+
+
+def _translated(error: Exception, url: str) -> TransferError:
+    """What a failure of the network or of TLS means for the caller."""
+    cause = _tls_error(error)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return Untrusted(
+            f"{url} does not show the vault's certificate: {_why(cause)}",
+            "is this the vault's address? After a change of its authority register again",
+        )
+    reason = (cause.reason or str(cause)).lower() if cause is not None else ""
+    if "alert" in reason and ("certificate" in reason or "unknown_ca" in reason):
+        return NotAuthorised(
+            f"{url} does not take this machine's certificate", "is it registered with this vault?"
+        )
+    if "protocol_version" in reason or "unsupported_protocol" in reason:
+        return Untrusted(f"{url} does not speak TLS 1.3", "is this a vault's address?")
+    if "wrong_version" in reason or "record_layer" in reason or "packet_length" in reason:
+        return Untrusted(f"{url} does not speak TLS", "is this a vault's address?")
+    return VaultUnavailable(f"{url}: {_words(error)}", "is the vault running, and to be reached?")
+
+
+def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
+    """aiohttp wraps what TLS said, at more than one depth."""
+    for _ in range(8):
+        if isinstance(error, ssl.SSLError) or error is None:
+            return error
+        inner = getattr(error, "os_error", None) or getattr(error, "certificate_error", None)
+        error = inner or error.__cause__ or error.__context__
+    return None
+
+
+def _why(error: ssl.SSLCertVerificationError) -> str:
+    return getattr(error, "verify_message", "") or str(error)
+
+
+def _words(error: Exception) -> str:
+    inner = getattr(error, "os_error", None) or error
+    return getattr(inner, "strerror", None) or str(inner) or type(error).__name__
