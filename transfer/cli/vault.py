@@ -1,92 +1,158 @@
-"""Make, check and mend a vault in DIR. None of it needs a key.
+"""A vault in DIR: make it, serve it, say who may use it, check and mend it. None needs a key.
 
-`init` makes a vault of a missing or empty directory. `verify` reads every frame against its
-checksum, `stats` counts what is there; both work beside another process that has the vault open.
-`rebuild` makes a new catalog from packs and records.
+Actions work beside a running server, which sees their effect at once; only `serve` and `rebuild`
+need the vault for themselves. `transfer vault ACTION --help` says more, with examples.
 
 Examples:
-  transfer vault verify /mnt/vault
-  transfer vault rebuild /mnt/vault
+  transfer vault init /srv/vault --host vault.example.org
+  transfer vault serve /srv/vault --listen 0.0.0.0:8443
+  transfer vault credentials /srv/vault --out for-new-machines.json
+  transfer vault verify /srv/vault
 
-Exit status: 0 sound, 64 DIR is no vault, 65 damaged, 75 in use by another process.
+Exit status: 0 done, 64 usage or DIR is no vault, 65 damaged, 75 in use by another process or its
+disk is full, 77 no permission.
 """
 
 import argparse
+import importlib
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from transfer.cli import options, output
+from transfer.cli import options, output, values
+
+
+class _Action(NamedTuple):
+    """*module* of transfer.cli has `run_NAME`, which does it."""
+
+    module: str
+    summary: str
+    more: str
+
+
+_ACTIONS = {
+    "init": _Action("vault_directory", "make a vault in a missing or empty directory", """\
+--host names what clients call the server by, besides localhost: its names and addresses. It may be
+given again later, for a vault that is there, and replaces what was given before; a server takes it
+up when it is next started.
+
+Examples:
+  transfer vault init /srv/vault --host vault.example.org --host 192.0.2.7"""),
+    "serve": _Action("serve", "answer machines over HTTPS", """\
+Prints `listening on https://HOST:PORT` once it is ready, and remembers that address for new
+credentials. SIGINT and SIGTERM stop it; what clients were sending then goes on when it is back.
+
+Examples:
+  transfer vault serve /srv/vault
+  transfer vault serve /srv/vault --listen 0.0.0.0:8443"""),
+    "credentials": _Action("vault_identity", "let a machine register", """\
+Writes a credential, a file to hand over for `transfer register FILE`. It registers new machines,
+each with a domain of its own, until it expires or a newer one is made. It gives access to no data,
+but keep it secret: who has it can add machines. FILE is never overwritten; - prints.
+
+--for MACHINE registers that machine again, once, after it has lost its state; its old certificate
+is revoked when the new one is first used. --read MACHINE registers one new machine that may read
+what that machine has backed up. Both ask for the passphrase of that machine's keyring.
+
+Examples:
+  transfer vault credentials /srv/vault --out new.json --valid 2h
+  transfer vault credentials /srv/vault --out db1.json --for db1"""),
+    "machines": _Action("vault_identity", "list the machines of a vault, or revoke one", """\
+NAME is a machine's name or its ID. A revoked machine is answered no more, from now on, and never
+comes back; what it has backed up stays, for a machine registered with `credentials --read`.
+
+Examples:
+  transfer vault machines /srv/vault
+  transfer vault machines /srv/vault --revoke old-laptop"""),
+    "ca": _Action("vault_identity", "show the certificate authority, or make its successor", """\
+Successors are made without being asked, at two thirds of an authority's life of 30 years. The old
+one signs the new one, so machines follow when they next call, and certificates stay good.
+
+Examples:
+  transfer vault ca /srv/vault
+  transfer vault ca /srv/vault --renew"""),
+    "verify": _Action("vault_directory", "read everything, and name what is damaged", """\
+Reads every frame against its checksum, and every record. What is damaged is marked, and the next
+backup of the machine sends it again.
+
+Examples:
+  transfer vault verify /srv/vault"""),
+    "stats": _Action("vault_directory", "count what is there", """\
+Examples:
+  transfer vault stats /srv/vault --json"""),
+    "rebuild": _Action("vault_directory", "make a new catalog from packs and records", """\
+For a vault whose catalog is lost or damaged. Nothing that was committed is lost by it.
+
+Examples:
+  transfer vault rebuild /srv/vault"""),
+}  # fmt: skip
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    actions = ("init", "verify", "stats", "rebuild")
-    parser.add_argument("action", choices=actions, metavar="ACTION", help=", ".join(actions))
-    parser.add_argument("directory", type=Path, metavar="DIR", help="the vault's directory")
     options.add_common(parser)
+    actions = parser.add_subparsers(
+        dest="action", metavar="ACTION", required=True, help=", ".join(_ACTIONS)
+    )
+    for name, action in _ACTIONS.items():
+        description = f"{action.summary[0].upper()}{action.summary[1:]}.\n\n{action.more}"
+        sub = actions.add_parser(name, help=action.summary, description=description)
+        sub.add_argument("directory", type=Path, metavar="DIR", help="the vault's directory")
+        _OPTIONS.get(name, lambda _: None)(sub)
+        options.add_common(sub)
+
+
+def _init_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--host", action="append", metavar="NAME|ADDRESS",
+        help="by what clients call the server; may be repeated",
+    )  # fmt: skip
+
+
+def _serve_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--listen", default="127.0.0.1:8443", metavar="ADDRESS:PORT",
+        help="where to listen (default: 127.0.0.1:8443); port 0 picks one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--log-requests", action="store_true", help="say on stderr what each request asked for"
+    )
+
+
+def _credentials_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--out", required=True, metavar="FILE", help="the file to make; - prints it")
+    add("--valid", type=values.duration, default=48 * 3600.0, metavar="TIME",
+        help="how long it is good (default: 48h)")  # fmt: skip
+    add("--url", metavar="https://HOST:PORT",
+        help="where machines find the server (default: where it last listened)")  # fmt: skip
+    scope = parser.add_mutually_exclusive_group()
+    scope.add_argument("--for", dest="for_machine", metavar="MACHINE",
+        help="for that machine, by name or ID, which is registered again")  # fmt: skip
+    scope.add_argument("--read", dest="read_machine", metavar="MACHINE",
+        help="for a new machine that may read that machine's points")  # fmt: skip
+
+
+def _machines_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--revoke", metavar="NAME", help="answer that machine no more")
+
+
+def _ca_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--renew", action="store_true", help="make a successor, which signs from now on"
+    )
+
+
+_OPTIONS = {
+    "init": _init_options,
+    "serve": _serve_options,
+    "credentials": _credentials_options,
+    "machines": _machines_options,
+    "ca": _ca_options,
+}
 
 
 def run(args: argparse.Namespace) -> output.Outcome:
-    actions = {"init": _init, "verify": _verify, "stats": _stats, "rebuild": _rebuild}
-    return actions[args.action](args.directory)
-
-
-def _init(path: Path) -> output.Outcome:
-    from transfer.cli.running import run_async
-    from transfer.vault.open import open_vault
-
-    async def work() -> str:
-        vault = await open_vault(path, create=True)
-        try:
-            return (await vault.info()).vault.hex()
-        finally:
-            await vault.close()
-
-    found = run_async(work())
-    line = f"vault {found[:8]} in {output.printable(str(path))}"
-    return output.Outcome({"vault": found}, [line])
-
-
-def _stats(path: Path) -> output.Outcome:
-    from transfer.cli.running import run_async
-    from transfer.vault.open import open_vault
-
-    async def work() -> dict[str, int]:
-        vault = await open_vault(path, beside=True)
-        try:
-            return await vault.statistics()
-        finally:
-            await vault.close()
-
-    found = run_async(work())
-    return output.Outcome(dict(found), [f"{name:<13} {value}" for name, value in found.items()])
-
-
-def _verify(path: Path) -> output.Outcome:
-    from transfer.cli.running import run_async
-    from transfer.vault.open import verify_vault
-
-    report = run_async(verify_vault(path))
-    damaged = [f"{each.place} at {each.offset}: {each.reason}" for each in report.damaged]
-    points = [each.hex() for each in report.points_affected]
-    found: dict[str, Any] = {
-        "frames": report.frames, "bytes": report.bytes, "damaged": damaged,
-        "points_affected": points,
-    }  # fmt: skip
-    lines = [f"{report.frames} frames, {output.size(report.bytes)}: {len(damaged)} damaged"]
-    lines += [f"affected: point {each[:16]}" for each in points]
-    return output.Outcome(found, lines, 65 if damaged else 0)
-
-
-def _rebuild(path: Path) -> output.Outcome:
-    from transfer.cli.running import run_async
-    from transfer.vault.open import rebuild_catalog
-
-    found = run_async(rebuild_catalog(path))._asdict()
-    shown = {name: _plain(value) for name, value in found.items()}
-    return output.Outcome(shown, [f"{name:<13} {value}" for name, value in shown.items()])
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.hex()
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+    action = _ACTIONS[args.action]
+    module = importlib.import_module(f"transfer.cli.{action.module}")
+    work = module.run if action.module == "serve" else getattr(module, f"run_{args.action}")
+    outcome: output.Outcome = work(args)
+    return outcome
