@@ -13,6 +13,7 @@ from transfer.vault.catalog import Catalog, rows_of
 from transfer.vault.copies import resolve
 from transfer.vault.damage import trusting
 from transfer.vault.findings import Findings, is_young
+from transfer.vault.identities import Identities
 from transfer.vault.objects import DirectoryObjects
 from transfer.vault.schema import KeyringRow, PointRow, TombstoneRow, checked
 
@@ -24,6 +25,8 @@ _WITH_ROWS: dict[str, tuple[type[Any], sa.Table]] = {
 
 
 def verify_records(catalog: Catalog, objects: DirectoryObjects, findings: Findings) -> None:
+    for name, error in Identities(objects).damaged():
+        findings.note(name, error)
     found = set(records.domains(objects, "damage"))
     for name, (kind, table) in _WITH_ROWS.items():
         found.update(records.domains(objects, name))
