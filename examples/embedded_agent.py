@@ -2,8 +2,8 @@
 
     python examples/embedded_agent.py home /home --passphrase-file FILE --vault /mnt/vault
 
-Who wrote the agent decides by the class of an error what to do; the message says the rest. Exit
-status: 0 done, 3 done and something was skipped, 64 ask a person, 75 try again later.
+The class of an error says what to do, and its message the rest. Exit status: 0 done, 3 done and
+something was skipped, 64 a person is needed, 65 the vault is damaged, 75 try again later.
 """
 
 import argparse
@@ -34,31 +34,25 @@ async def protect(args: argparse.Namespace) -> transfer.BackupResult:
 async def on_schedule(args: argparse.Namespace) -> int:
     for left in reversed(range(TRIES)):
         try:
-            result = await protect(args)
+            return report(await protect(args))
         except errors.ItemBusy as error:
             return tell("another run does it already", error, 0)
-        except (
-            errors.TransientError
-        ) as error:  # the vault is away, a disk is full: what was sent stays
-            if not left:
-                return tell("given up for today", error, 75)
-            tell(f"again in {PAUSE:.0f} s", error, 75)
-            await asyncio.sleep(PAUSE)
-        except (
-            errors.UsageError,
-            errors.AccessError,
-        ) as error:  # no use to try again without a person
+        except errors.TransientError as error:
+            # The vault is away, a disk is full: what was sent stays, so trying again is cheap.
+            tell("try again", error, 75)
+        except (errors.UsageError, errors.AccessError) as error:
             return tell("see to the configuration", error, 64)
         except errors.IntegrityError as error:
             return tell("WAKE SOMEBODY UP: the vault is not what it was", error, 65)
-        else:
-            for warning in result.warnings:
-                print(f"skipped {warning.path}: {warning.message}", file=sys.stderr)
-            print(
-                f"point {result.point[:16]}: {result.files} files, {result.bytes_stored} new bytes"
-            )
-            return 3 if result.warnings_total else 0
-    raise AssertionError
+        await asyncio.sleep(PAUSE if left else 0)
+    return 75
+
+
+def report(result: transfer.BackupResult) -> int:
+    for warning in result.warnings:
+        print(f"skipped {warning.path}: {warning.message}", file=sys.stderr)
+    print(f"point {result.point[:16]}: {result.files} files, {result.bytes_stored} new bytes")
+    return 3 if result.warnings_total else 0
 
 
 def tell(what: str, error: errors.TransferError, code: int) -> int:
