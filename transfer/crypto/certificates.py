@@ -35,7 +35,7 @@ YEAR = 365 * DAY
 MAX_CERTIFICATE, MAX_REQUEST, MAX_ANNOUNCED = 8192, 4096, 64
 HASH = hashes.SHA256()
 # What the library raises for bytes that are not what they claim to be.
-ODD = (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound,
+ODD = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.ExtensionNotFound,
        x509.DuplicateExtension, x509.UnsupportedGeneralNameType)  # fmt: skip
 
 

@@ -102,7 +102,7 @@ class Authority:
         return [(one.certificate, one.cross) for one in self._current() if one.cross is not None]
 
     def renew(self) -> bytes:
-        """Make a successor, from now on the issuer; its certificate."""
+        """Make a successor (or the first), from now on the issuer; its certificate."""
         with self._locked():
             return self._succeed(self._authorities())[-1].certificate
 
