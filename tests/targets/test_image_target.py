@@ -5,7 +5,7 @@ import os
 import pytest
 
 from tests.cli.machine import loop_device
-from transfer.errors import NoSpace, TargetRefused, TargetUnusable
+from transfer.errors import NoSpace, NotFound, TargetRefused, TargetUnusable
 from transfer.targets.image import image_target, write_block, zero
 from transfer.targets.names import TEMPORARY
 
@@ -60,6 +60,12 @@ def test_an_empty_file_is_no_loss(path):
     with image_target(path, MIB, replace=False) as target:
         target.finish()
     assert os.lstat(path).st_size == MIB
+
+
+def test_a_directory_that_is_missing_is_named(path):
+    with pytest.raises(NotFound, match="no-such-directory"):
+        with image_target(path + b"/no-such-directory/image", MIB, replace=False):
+            raise AssertionError("there is nothing to write to")
 
 
 def test_what_is_not_finished_goes_and_what_came_meanwhile_stays(path, root):

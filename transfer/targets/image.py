@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from transfer.errors import TargetRefused, TargetUnusable
+from transfer.errors import NotFound, TargetRefused, TargetUnusable
 from transfer.files.metadata import anchored
 from transfer.formats.reference import Buffer
 from transfer.targets import target_errors
@@ -116,7 +116,12 @@ def _name_of(fd: int) -> bytes:
 def _create(path: bytes, size: int) -> ImageTarget:
     temporary = temporary_name()
     above = os.path.dirname(path)
-    fd = os.open(os.path.join(above, temporary), _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        fd = os.open(os.path.join(above, temporary), _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileNotFoundError as error:
+        raise NotFound(
+            f"{_shown(above)} does not exist", "make it, or name another target with --to"
+        ) from error
     target = ImageTarget(path, fd, temporary)
     try:
         os.ftruncate(fd, size)
