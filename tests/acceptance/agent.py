@@ -7,7 +7,7 @@ from transfer.formats import pack, point
 from transfer.formats.reference import REFERENCE_SIZE, Reference, decode_references
 from transfer.jobs import backup as backup_job
 from transfer.jobs import restore as restore_job
-from transfer.jobs.agent import Secret, open_agent
+from transfer.jobs.opening import Secret, open_agent
 from transfer.jobs.progress import Progress
 from transfer.vault.open import open_vault
 

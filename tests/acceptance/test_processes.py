@@ -11,7 +11,7 @@ from tests.acceptance.shell import PASSPHRASE
 from transfer.crypto import keys
 from transfer.jobs import backup as backup_job
 from transfer.jobs import restore as restore_job
-from transfer.jobs.agent import Secret, open_agent
+from transfer.jobs.opening import Secret, open_agent
 from transfer.jobs.progress import Progress
 from transfer.pipeline import sealing, tasks
 

@@ -20,7 +20,7 @@ from transfer.errors import (
 from transfer.formats import point as point_codec
 from transfer.formats.point import Consistency, Counts, Point, PointDetails
 from transfer.formats.reference import NULL_ID
-from transfer.jobs.agent import Secret, open_agent
+from transfer.jobs.opening import Secret, open_agent
 from transfer.jobs.points import list_points
 from transfer.pipeline import tasks
 from transfer.pipeline.sealing import Opener

@@ -26,8 +26,8 @@ COMMANDS = {
     "ls": "list what is in a recovery point",
     "status": "this machine, its vault, and the last point of each item",
     "key": "the keyring: status, passphrase, recovery key, rotation",
-    "register": "begin a domain of this machine's own in a vault",
-    "vault": "make, check and mend a vault",
+    "register": "make this machine known to a vault",
+    "vault": "make, serve, check and mend a vault, and say who may use it",
 }
 
 

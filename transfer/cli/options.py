@@ -27,7 +27,9 @@ def add_common(parser: argparse.ArgumentParser, default: Any = argparse.SUPPRESS
 def add_agent(parser: argparse.ArgumentParser) -> None:
     add_common(parser)
     add = parser.add_argument
-    add("--vault", type=Path, metavar="DIR", help="a vault in a directory, opened in this process")
+    add("--vault", type=Path, metavar="DIR",
+        help="a vault in a directory, opened in this process (default: the one that this machine "
+        "is registered with)")  # fmt: skip
     add("--state", type=Path, metavar="DIR",
         help="what this machine remembers (default: TRANSFER_STATE, /var/lib/transfer for root, "
         "else the user's state directory)")  # fmt: skip
@@ -54,9 +56,8 @@ def run_agent(
     name: str | None = None, new_domain: bool = False,
 ) -> T:  # fmt: skip
     """Open state, vault and keyring as the options say, and run *job* with them."""
-    if args.vault is None:
-        raise UsageError("no vault", "name a directory with --vault DIR")
-    _check_limits(args)
+    if args.vault is not None:
+        _check_limits(args)
     # What runs takes a tenth of a second to import; `--help` is not to wait for it.
     from transfer.cli.running import run
 

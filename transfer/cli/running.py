@@ -6,12 +6,14 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TypeVar
 
 from transfer.cli.passphrase import passphrase_from, recovery_key_from
 from transfer.errors import LockHeld, VaultUnavailable
-from transfer.jobs.agent import Agent, Secret, default_state, open_agent
+from transfer.jobs.agent import Agent
+from transfer.jobs.opening import Reach, Secret, default_state, open_agent
+from transfer.net.transport import PATIENCE
 
 T = TypeVar("T")
 _ASK_AGAIN = 1.0  # seconds between two tries to open a vault that is locked or away
@@ -24,17 +26,19 @@ def run(
     state = args.state or default_state()
     secret = Secret(passphrase_from(args), recovery_key_from(args))
 
+    patience = getattr(args, "give_up_after", None)
+    reach = Reach(getattr(args, "connections", None), PATIENCE if patience is None else patience)
+
+    def opening() -> AbstractAsyncContextManager[Agent]:
+        return open_agent(
+            state, args.vault, secret, create=create, name=name, new_domain=new_domain, reach=reach
+        )
+
     async def main() -> T:
         async with AsyncExitStack() as stack:
-            agent = await _patiently(
-                lambda: stack.enter_async_context(
-                    open_agent(
-                        state, args.vault, secret, create=create, name=name, new_domain=new_domain
-                    )
-                ),
-                getattr(args, "give_up_after", None) or 0.0,
-            )
-            return await job(agent)
+            agent = await _patiently(lambda: stack.enter_async_context(opening()), patience or 0.0)
+            limited = agent.limited(getattr(args, "up", None), getattr(args, "down", None))
+            return await job(limited)
 
     return run_async(main())
 
@@ -45,7 +49,7 @@ async def _patiently(enter: Callable[[], Awaitable[Agent]], patience: float) -> 
     while True:
         try:
             return await enter()
-        except (LockHeld, VaultUnavailable):
+        except (LockHeld, VaultUnavailable):  # a far vault has been asked for as long already
             left = give_up - time.monotonic()
             if left <= 0:
                 raise
@@ -54,11 +58,11 @@ async def _patiently(enter: Callable[[], Awaitable[Agent]], patience: float) -> 
 
 def run_async(work: Awaitable[T]) -> T:
     """Run *work* to its end; SIGINT and SIGTERM cancel it and raise KeyboardInterrupt."""
-    with asyncio.Runner(loop_factory=_new_loop) as runner:
+    with asyncio.Runner(loop_factory=new_loop) as runner:
         return runner.run(_stoppable(work))
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
+def new_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop
     except ImportError:

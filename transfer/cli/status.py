@@ -7,10 +7,13 @@ Exit status: 0 done, 64 no vault or no keyring in it, 65 a point is damaged, 77 
 """
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transfer.cli import options, output
 from transfer.errors import DamagedData
+
+if TYPE_CHECKING:
+    from transfer.jobs.agent import Agent
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,10 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> output.Outcome:
-    from transfer.jobs.agent import Agent
     from transfer.jobs.points import list_points
 
-    async def work(agent: Agent) -> dict[str, Any]:
+    async def work(agent: "Agent") -> dict[str, Any]:
         listed = await list_points(agent)
         newest = {(each.machine, each.item): each for each in listed.points}
         return {
@@ -29,7 +31,9 @@ def run(args: argparse.Namespace) -> output.Outcome:
             "machine_id": agent.machine.id.hex(),
             "vault": agent.vault_id.hex(),
             "domain": agent.domain.hex(),
-            "certificate_end": None,
+            "url": agent.place if isinstance(agent.place, str) else None,
+            "role": agent.registration.role if agent.registration else "machine",
+            "certificate_end": _end(agent),
             "items": [
                 {"item": each.item, "machine": each.machine, "point": each.point, "time": each.time}
                 for each in newest.values()
@@ -40,10 +44,20 @@ def run(args: argparse.Namespace) -> output.Outcome:
     found = options.run_agent(args, work)
     lines = [
         f"machine  {output.printable(found['machine'])} ({found['machine_id'][:8]})",
-        f"vault    {output.printable(str(args.vault))} ({found['vault'][:8]})",
+        f"vault    {output.printable(str(args.vault or found['url']))} ({found['vault'][:8]})",
         f"domain   {found['domain'][:8]}",
     ]
+    if found["certificate_end"]:
+        lines.append(f"until    {found['certificate_end']} (the certificate; it is renewed before)")
     for each in found["items"]:
         name = output.printable(f"{each['machine']}/{each['item']}")
         lines.append(f"item     {name}  {each['time']}  {each['point'][:16]}")
     return output.Outcome(found, lines, DamagedData.exit_code if found["damaged"] else 0)
+
+
+def _end(agent: "Agent") -> str | None:
+    from transfer.crypto import certificates
+
+    if agent.registration is None:
+        return None
+    return certificates.when(certificates.read(agent.registration.certificate).ends)

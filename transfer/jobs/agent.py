@@ -2,9 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,21 +14,28 @@ from transfer.errors import (
     NewerFormat,
     NotFound,
     TransferError,
+    UsageError,
     VaultRolledBack,
-    WrongPassphrase,
 )
 from transfer.formats import documents
 from transfer.formats import point as point_codec
 from transfer.formats.point import Point, PointDetails
-from transfer.jobs import keyring as keyrings
-from transfer.jobs.keyring import OpenKeyring, Secret
-from transfer.jobs.state import Head, Known, Machine, StateDirectory, default_state
+from transfer.jobs.far import Registration
+from transfer.jobs.keyring import OpenKeyring
+from transfer.jobs.state import Head, Known, Machine, StateDirectory
+from transfer.net.client import RemoteVault
+from transfer.net.transport import Limits
 from transfer.pipeline.sealing import Opener
 from transfer.pipeline.workers import Pool
+from transfer.throttle.limiter import Limiter
 from transfer.vault.base import StoredPoint, Vault
-from transfer.vault.open import open_vault
 
-__all__ = ["Agent", "ListedPoint", "Listing", "Secret", "default_state", "open_agent"]
+__all__ = [
+    "Agent",
+    "ListedPoint",
+    "Listing",
+    "limits_nothing",
+]
 
 
 @dataclass(frozen=True)
@@ -66,15 +72,36 @@ class Agent:
     state: StateDirectory
     machine: Machine
     vault: Vault
-    vault_path: Path
+    place: Path | str
+    """Of the vault: a directory in this process, or a URL."""
     vault_id: bytes
     incarnation: int
     opened: OpenKeyring
-    known: Known
+    registration: Registration | None = None
+    """With a far vault."""
 
     @property
     def domain(self) -> bytes:
         return self.opened.domain
+
+    @property
+    def known(self) -> Known:
+        """What this machine knows of the vault, also through other runs."""
+        found = self.state.known(self.vault_id)
+        return found or Known(self.domain, self.incarnation, {}, self.opened.keyring.version)
+
+    def limited(self, up: int | None, down: int | None) -> "Agent":
+        """The same for one run with limits of its own, in bytes a second; None is no limit.
+
+        Raises UsageError for limits on a directory: a limit that limits nothing would be a lie.
+        """
+        if isinstance(self.vault, RemoteVault):
+            limits = Limits(Limiter(up), Limiter(down))
+            return replace(self, vault=self.vault.limited(limits))
+        for name, rate in (("up", up), ("down", down)):
+            if rate is not None:
+                raise limits_nothing(name, self.place)
+        return self
 
     def item_id(self, name: str) -> bytes:
         return keys.item_id(self.opened.first_key, self.machine.id, name)
@@ -209,7 +236,7 @@ class Agent:
             heads = known.heads if known is not None and known.domain == self.domain else {}
             return Known(self.domain, self.incarnation, heads | more, version)
 
-        self.known = self.state.update(self.vault_id, change)
+        self.state.update(self.vault_id, change)
 
     def check_keyring(self) -> None:
         """Raise VaultRolledBack rather than seal with keys that were replaced since."""
@@ -243,91 +270,8 @@ def of_item(points: Sequence[ListedPoint], machine: Machine, name: str) -> list[
     return found
 
 
-@asynccontextmanager
-async def open_agent(
-    state: Path, vault: Path, secret: Secret, *, create: bool = False, name: str | None = None,
-    new_domain: bool = False,
-) -> AsyncIterator[Agent]:  # fmt: skip
-    """Open the directory vault and the keyring of this machine's domain.
-
-    With *create*, a missing vault and the keyring of a vault that has none are made; *new_domain*
-    makes one beside those of others. A keyring that does not open is never replaced. *name* is
-    what the machine is called from now on.
-    """
-    directory = StateDirectory(state)
-    machine = directory.machine(name)
-    near = await open_vault(vault, create=create)
-    try:
-        info = await near.info()
-        known = directory.known(info.vault)
-        opened = await _open_domain(near, known, secret, create, new_domain)
-        version = opened.keyring.version
-        seen = _known(known, opened.domain, info.incarnation, version)
-        if seen != known:
-            seen = directory.update(
-                info.vault, lambda now: _known(now, opened.domain, info.incarnation, version)
-            )
-        if name is not None and name != machine.name:
-            machine = directory.rename(machine, name)
-        yield Agent(
-            directory, machine, near, vault, info.vault, info.incarnation, opened, seen
-        )  # fmt: skip
-    finally:
-        await near.close()
-
-
-def _known(now: Known | None, domain: bytes, incarnation: int, keyring: int) -> Known:
-    """The highest of what was and what is."""
-    if now is None or now.domain != domain:
-        return Known(domain, incarnation, {}, keyring)
-    highest = max(now.incarnation, incarnation), max(now.keyring, keyring)
-    return Known(domain, highest[0], now.heads, highest[1])
-
-
-async def _open_domain(
-    vault: Vault, known: Known | None, secret: Secret, create: bool, new_domain: bool
-) -> OpenKeyring:
-    domains = [known.domain] if known is not None else await vault.domains()
-    if domains and (known is not None or not new_domain):
-        return await _open_one_of(vault, domains, secret)
-    if not create:
-        raise NotFound("the vault has no keyring", "a first `transfer backup` makes one")
-    return await _new_domain(vault, secret)
-
-
-async def _open_one_of(vault: Vault, domains: list[bytes], secret: Secret) -> OpenKeyring:
-    """The keyring that *secret* opens; a damaged one of another domain is not in the way."""
-    # Asked here, in the main thread: only there a Ctrl-C at the prompt can be heard.
-    given = "" if secret.recovery_key is not None else secret.passphrase(False)
-    secret = Secret(lambda _: given, secret.recovery_key)
-    failures: list[TransferError] = []
-    for domain in domains:
-        try:
-            return await _open_keyring(vault, domain, secret)
-        except (IntegrityError, NewerFormat, WrongPassphrase) as error:
-            failures.append(error)
-    # Where one is damaged nobody can say that the passphrase is wrong.
-    raise min(failures, key=lambda error: isinstance(error, WrongPassphrase))
-
-
-async def _open_keyring(vault: Vault, domain: bytes, secret: Secret) -> OpenKeyring:
-    name = f"the keyring of domain {domain.hex()[:8]}"
-    hint = "bring it back from another copy of the vault; it is never made anew"
-    try:
-        raw = await vault.keyring(domain)
-        if raw is None:
-            raise VaultRolledBack("the vault has none any more")
-        return await asyncio.to_thread(keyrings.open_keyring, raw, secret, domain)
-    except IntegrityError as error:
-        raise type(error)(f"{name}: {error}", hint) from error
-
-
-async def _new_domain(vault: Vault, secret: Secret) -> OpenKeyring:
-    given = secret.passphrase(True)
-    raw = await asyncio.to_thread(keyrings.create, given)
-    made = await asyncio.to_thread(keyrings.open_keyring, raw, Secret(lambda _: given))
-    await vault.add_keyring(made.domain, 1, raw)
-    back = await vault.keyring(made.domain)
-    if back != raw:  # before the first frame: what is sealed now opens with what is stored
-        raise IntegrityError("the vault gives back another keyring than it was given")
-    return made
+def limits_nothing(name: str, place: Path | str) -> UsageError:
+    return UsageError(
+        f"--{name} is for a vault over the network, and {place} is a directory",
+        f"leave --{name} out",
+    )

@@ -126,7 +126,10 @@ class RootSender:
         return entry, encode_mark(each.name, with_mounts(mark, tree.mounts))
 
     def _own_directories(self) -> frozenset[tuple[int, int]]:
-        own = [os.stat(path) for path in (self.agent.state.path, self.agent.vault_path)]
+        paths = [self.agent.state.path]
+        if isinstance(self.agent.place, Path):
+            paths.append(self.agent.place)
+        own = [os.stat(path) for path in paths]
         return frozenset((each.st_dev, each.st_ino) for each in own)
 
     async def _root_entry(self, sender: Sender, each: Protected, root: Root) -> Entry:

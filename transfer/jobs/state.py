@@ -2,6 +2,8 @@
 
 machine.json            machine ID and name
 owner.json              whose sessions are this directory's own
+registration.json       the far vault: address, authorities, this machine's certificate and key
+registering.json        a registration that is under way, to be gone on with
 vaults/VAULT.json       domain, incarnation, and the newest point seen of each item
 locks/ITEM              one writer per item on this machine
 
@@ -24,11 +26,11 @@ import msgspec
 from transfer.errors import FormatError, ItemBusy, NoSpace, TransientError, UsageError
 from transfer.formats import documents
 from transfer.formats.documents import Bytes16, Bytes32, Count, Number
+from transfer.formats.record import MAX_NAME, checked_name
 
 T = TypeVar("T", bound=msgspec.Struct)
 MAX_FILE = 16 * 2**20
-MAX_NAME = 64
-_NAMES = {"machine.json", "owner.json", "vaults", "locks"}
+_NAMES = {"machine.json", "owner.json", "registration.json", "registering.json", "vaults", "locks"}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP}
 
@@ -132,6 +134,26 @@ class StateDirectory:
             _write(path, lambda _: renamed)
         return msgspec.structs.replace(renamed, owner=machine.owner)
 
+    def become(self, id: bytes, name: str) -> None:
+        """Be the machine that the vault knows, whatever this directory was called before."""
+        path = self.path / "machine.json"
+        with _state_errors(path):
+            _write(path, lambda _: Machine(id, checked_name(name)))
+
+    def read(self, name: str, kind: type[T]) -> T | None:
+        """A document of this directory. Raises FormatError for a damaged one."""
+        with _state_errors(self.path / name):
+            return _read(self.path / name, kind)
+
+    def write(self, name: str, document: msgspec.Struct) -> None:
+        """Durable on return, in place of the one before."""
+        with _state_errors(self.path / name):
+            _write(self.path / name, lambda _: document)
+
+    def remove(self, name: str) -> None:
+        with _state_errors(self.path / name):
+            (self.path / name).unlink(missing_ok=True)
+
     def _owner(self) -> bytes:
         path = self.path / "owner.json"
         with _state_errors(path):
@@ -184,15 +206,6 @@ class StateDirectory:
             yield lock
         finally:
             os.close(lock)
-
-
-def checked_name(name: str) -> str:
-    """A machine's name; MACHINE/ITEM@POINT must be read in one way only. Raises UsageError."""
-    if not (1 <= len(name) <= MAX_NAME and name.isprintable()) or set(name) & set("/@"):
-        raise UsageError(
-            f"{name!r} is no machine name", f"1 to {MAX_NAME} printable characters without / and @"
-        )
-    return name
 
 
 @contextmanager

@@ -48,6 +48,15 @@ class RemoteVault:
         raw = await self._get("/vault", {})
         return documents.decode(raw, messages.VaultView, "the vault's description")
 
+    async def register(self, asked: messages.Register) -> messages.Registered:
+        raw = await self._send("/register", {}, asked)
+        return documents.decode(raw, messages.Registered, "the vault's answer")
+
+    async def renew(self, csr: bytes) -> bytes:
+        """The certificate of the key that signed *csr* (PKCS #10, DER)."""
+        raw = await self._send("/renew", {}, messages.Renew(csr))
+        return documents.decode(raw, messages.Renewed, "the vault's answer").certificate
+
     async def info(self) -> VaultInfo:
         view = await self.view()
         return VaultInfo(view.vault, view.incarnation)

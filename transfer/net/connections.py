@@ -13,7 +13,7 @@ import ssl
 import struct
 import time
 from collections.abc import Callable, Coroutine
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from aiohttp import StreamReader, web
 
@@ -174,8 +174,8 @@ class _Connection(web.RequestHandler):
         self._sent_at = loop.time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._wire = transport  # aiohttp forgets its own when it closes; ours is to be aborted
+        # aiohttp forgets its transport when it closes it; this one is still to be aborted.
+        self._wire = cast(asyncio.Transport, transport)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:

@@ -112,7 +112,7 @@ class Vault(Protocol):
     async def points(
         self, domain: bytes, after: int = 0, limit: int | None = None
     ) -> list[StoredPoint]:
-        """In ascending order of arrival: those numbered above *after*, the first *limit* of them."""
+        """In ascending order of arrival: the first *limit* of those numbered above *after*."""
 
     async def report_damaged(self, session: int, references: Sequence[Reference]) -> None:
         """A client could not open these: their copies become suspect, nodes above incomplete."""

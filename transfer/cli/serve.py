@@ -1,0 +1,57 @@
+"""`transfer vault serve`: see transfer/cli/vault.py for its options and help."""
+
+import argparse
+import asyncio
+import re
+import signal
+import sys
+
+from transfer.cli import output
+from transfer.cli.running import new_loop
+from transfer.errors import UsageError
+from transfer.jobs.serve import serving
+from transfer.net.routes import Done
+
+_LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s:\[\]]+)):([0-9]{1,5})")
+
+
+def run(args: argparse.Namespace) -> output.Outcome:
+    host, port = _listen(args.listen)
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        address = runner.run(_serve(args, host, port))
+    return output.Outcome({"address": address})
+
+
+def _listen(text: str) -> tuple[str, int]:
+    found = _LISTEN.fullmatch(text)
+    if found is None or int(found[3]) > 65535:
+        raise UsageError(f"--listen {text!r} is no ADDRESS:PORT", "write 0.0.0.0:8443 or [::]:8443")
+    return found[1] or found[2], int(found[3])
+
+
+async def _serve(args: argparse.Namespace, host: str, port: int) -> str:
+    """Until SIGINT or SIGTERM; a second one ends it at once."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    log = _log if args.log_requests else None
+    async with serving(args.directory, host, port, log=log) as address:
+        if not args.json:
+            print(f"listening on {address}", flush=True)
+        else:
+            print(f'{{"address": "{address}"}}', flush=True)
+        await stop.wait()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+    return address
+
+
+def _log(done: Done) -> None:
+    """One line: who asked for what, and what came of it; without the query, which holds IDs."""
+    print(
+        f"{output.printable(done.machine)} {done.address} {done.method} "
+        f"{output.printable(done.path)} {done.status} {done.received} {done.sent} "
+        f"{done.seconds:.3f}s",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
