@@ -37,6 +37,7 @@ class Disk:
         self._changes = 0
         self._synced = {}  # what is durable of files made since, by path
         self._unnamed = set()  # paths whose directory was not synced since they appeared
+        self._older = {}  # what a path held that was replaced, until its directory is synced
         for name in self._real:
             monkeypatch.setattr(os, name, self._wrapped(name))
 
@@ -64,6 +65,8 @@ class Disk:
             if name == "pwrite":
                 real(first, memoryview(args[0])[: len(args[0]) // 2], args[1])
                 self.torn.append(self._image("torn", f"{name} {path.name}"))
+            if name == "rename":
+                self._replace(Path(args[0]))
             answer = real(first, *args, **kwargs)
             self._after(name, path, args)
             return answer
@@ -95,6 +98,10 @@ class Disk:
         path = Path(shutil.copytree(self.root, self.images / f"{number}-{how}"))
         return Image(step, path, copy.deepcopy(self.told))
 
+    def _replace(self, path):
+        if path.exists() and path not in self._unnamed and path not in self._older:
+            self._older[path] = self._synced.get(path, path.read_bytes())
+
     def _after(self, name, path, args):
         if name in _MAKES:
             self._unnamed.add(path)
@@ -103,12 +110,14 @@ class Disk:
             new = Path(args[0])
             self._synced[new] = self._synced.pop(path)
             self._unnamed.discard(path)
-            self._unnamed.add(new)
+            if new not in self._older:
+                self._unnamed.add(new)
         elif name == "unlink":
             self._unnamed.discard(path)
             self._synced.pop(path, None)
         elif name in _SYNCS and path.is_dir():
             self._unnamed -= {one for one in self._unnamed if one.parent == path}
+            self._older = {one: old for one, old in self._older.items() if one.parent != path}
         elif name in _SYNCS:
             self._synced[path] = path.read_bytes()
 
@@ -118,4 +127,4 @@ class Disk:
             if any(one in self._unnamed for one in (path, *path.parents)):
                 shutil.rmtree(there) if there.is_dir() else there.unlink(missing_ok=True)
             elif there.is_file():
-                there.write_bytes(content)
+                there.write_bytes(self._older.get(path, content))

@@ -89,15 +89,20 @@ def _valid_credential(identities: Identities, asked: Registration, now: int) -> 
     if found is None or not right:
         raise CredentialRefused("the vault does not know this credential", _NEW_ONE)
     credential.check_time(found.expires, now)
-    try:
-        newer = identities.newer_credentials(found.number)
-    except FormatError as error:
-        raise _damaged(error) from error
-    if any(one.scope == found.scope for one in newer):
+    if any(one.scope == found.scope for one in _newer(identities, found)):
         raise CredentialRefused(
             "the vault credential was superseded: a newer one was made", "use the newest"
         )
     return found
+
+
+def _newer(identities: Identities, found: CredentialRecord) -> list[CredentialRecord]:
+    try:
+        return identities.newer_credentials(found.number)
+    except FormatError as error:
+        raise CredentialRefused(
+            f"the vault cannot read whether a newer credential was made: {error}", _NEW_ONE
+        ) from error
 
 
 def _damaged(error: FormatError) -> CredentialRefused:
