@@ -12,9 +12,10 @@ import pytest
 from blake3 import blake3
 
 from tests.formats.strategies import DATA, INDEX, LEAF, PAGE, POINT, flip
-from transfer.crypto import keys, signing
-from transfer.errors import FormatError, NewerFormat, WrongPassphrase
+from transfer.crypto import certificates, keys, signing
+from transfer.errors import CredentialRefused, FormatError, NewerFormat, WrongPassphrase
 from transfer.formats import (
+    credential,
     directory,
     frame,
     journal,
@@ -24,6 +25,7 @@ from transfer.formats import (
     record,
     stream,
 )
+from transfer.formats.credential import Credential, CredentialKind
 from transfer.formats.entry import (
     Entry,
     FileType,
@@ -36,13 +38,25 @@ from transfer.formats.entry import (
 from transfer.formats.features import FeatureBits
 from transfer.formats.journal import Begin, End, PointPosted, Stored
 from transfer.formats.point import Consistency, Counts, Mark, PointDetails
-from transfer.formats.record import BadCopy, CopyState, RecordKind
+from transfer.formats.record import (
+    BadCopy,
+    CertificateState,
+    CopyState,
+    CredentialRecord,
+    IssuedCertificate,
+    MachineRecord,
+    RecordKind,
+)
 from transfer.formats.reference import Reference
 from transfer.formats.stream import FIXED, Descriptor
 from transfer.jobs.keyring import Secret, open_keyring
 from transfer.pipeline.sealing import Opener
 
-ERRORS = {"FormatError": FormatError, "NewerFormat": NewerFormat}
+ERRORS = {
+    "CredentialRefused": CredentialRefused,
+    "FormatError": FormatError,
+    "NewerFormat": NewerFormat,
+}
 BYTES = {"raw", "plain", "children", "root"}
 WHY = {"what", "error", "message", "records", "good_length"}
 TIME = 1_700_000_000 * 10**9
@@ -85,6 +99,8 @@ def decode_record(kind, raw):
     decode = {
         RecordKind.TOMBSTONE: record.decode_tombstone,
         RecordKind.DAMAGE: record.decode_damage,
+        RecordKind.MACHINE: record.decode_machine,
+        RecordKind.CREDENTIAL: record.decode_credential,
     }
     return decode[kind](raw) if kind in decode else record.decode(raw, RecordKind(kind))
 
@@ -102,6 +118,7 @@ DECODERS = {
     "record": decode_record,
     "journal": lambda raw: journal.decode_all(raw),
     "pack": decode_pack,
+    "credential": lambda raw: credential.decode(raw),
 }
 
 
@@ -339,6 +356,62 @@ BAD_COPIES = (
 )
 
 
+VAULT, CREDENTIAL, TWO_DAYS = b"vault ID of 16 b", b"credential of 16", 2 * 86400 * 10**9
+
+
+def golden_certificates():
+    machine = record.decode_machine(golden("record")["machine"])
+    return [certificates.read(one.der) for one in machine.certificates]
+
+
+def golden_machine(domain):
+    old, new = golden_certificates()
+    issued = (
+        IssuedCertificate(old.der, old.key, 3, CertificateState.REVOKED),
+        IssuedCertificate(new.der, new.key, 7, CertificateState.USED),
+    )
+    return MachineRecord(
+        MACHINE, "golden machine é", domain, "machine", TIME + 1, TIME + 2, "192.0.2.7", CREDENTIAL,
+        issued, None,
+    )  # fmt: skip
+
+
+def golden_credential():
+    return CredentialRecord(
+        CREDENTIAL, bytes(range(32)), CredentialKind.FOR, MACHINE, 7, TIME, TIME + TWO_DAYS,
+        golden_certificates()[1].key, MACHINE,
+    )  # fmt: skip
+
+
+def test_a_credential_says_what_it_said():
+    raw = golden("credential")["raw"]
+    found = credential.decode(raw, TIME + TWO_DAYS)
+    assert found == Credential(
+        VAULT, "https://vault.example:8443", found.cas, CREDENTIAL, bytes(range(32)),
+        CredentialKind.FOR, "golden machine é", TIME + TWO_DAYS,
+    )  # fmt: skip
+    assert b'"expires_text": "2023-11-16T22:13:20Z"' in raw
+    assert credential.encode(found) == raw
+    new, old = map(certificates.read, found.cas)
+    assert (new.ends, old.ends) == (TIME + 30 * certificates.YEAR,) * 2
+
+
+def test_every_flipped_bit_of_a_credential_is_noticed():
+    raw = golden("credential")["raw"]
+    whole = credential.decode(raw)
+    for bit in range(8 * len(raw)):
+        try:
+            found = credential.decode(flip(raw, bit))
+        except (CredentialRefused, NewerFormat):
+            continue
+        assert found == whole  # a blank that is another blank
+
+
+def test_the_golden_certificates_are_the_machines(opened):
+    for one in golden_certificates():
+        assert certificates.identity_of(one) == (MACHINE, opened.domain, "machine")
+
+
 def test_the_records_say_what_they_said(opened):
     found, made = golden("record"), golden("point")["raw"]
     stored = record.PointRecord(made, 7, TIME + 5, 9)
@@ -347,17 +420,21 @@ def test_the_records_say_what_they_said(opened):
     assert record.decode_point(found["point"]) == stored
     assert record.decode_tombstone(found["tombstone"]) == tombstone
     assert record.decode_damage(found["damage"]) == damage
+    assert record.decode_machine(found["machine"]) == golden_machine(opened.domain)
+    assert record.decode_credential(found["credential"]) == golden_credential()
     first = bytes.fromhex(read("keyring")["good"]["first"])
     assert record.decode(found["keyring"], RecordKind.KEYRING) == first
     assert found == {
         "point": record.encode_point(stored),
         "tombstone": record.encode_tombstone(tombstone),
         "damage": record.encode_damage(damage),
+        "machine": record.encode_machine(golden_machine(opened.domain)),
+        "credential": record.encode_credential(golden_credential()),
         "keyring": record.encode(RecordKind.KEYRING, first),
     }
 
 
-@pytest.mark.parametrize("name", ["tombstone", "damage"])
+@pytest.mark.parametrize("name", ["tombstone", "damage", "credential"])
 def test_every_flipped_bit_and_every_cut_of_a_record_is_noticed(name):
     raw, kind = golden("record")[name], RecordKind[name.upper()]
     wrong = [flip(raw, bit) for bit in range(8 * len(raw))] + [raw[:end] for end in range(len(raw))]

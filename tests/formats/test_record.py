@@ -8,9 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.formats.strategies import DATA, cuts, flipped, ids, tags
-from transfer.errors import FormatError, NewerFormat
+from transfer.crypto.certificates import Role
+from transfer.errors import FormatError, NewerFormat, UsageError
 from transfer.formats import record
-from transfer.formats.record import BadCopy, CopyState, PointRecord, RecordKind, Tombstone
+from transfer.formats.credential import CredentialKind
+from transfer.formats.record import (
+    BadCopy,
+    CertificateState,
+    CopyState,
+    CredentialRecord,
+    IssuedCertificate,
+    MachineRecord,
+    PointRecord,
+    RecordKind,
+    Tombstone,
+)
 
 bodies = st.binary(max_size=200)
 kinds = st.sampled_from(RecordKind)
@@ -23,16 +35,49 @@ points = st.builds(
 tombstones = st.builds(Tombstone, names, ids, numbers)
 copies = st.builds(BadCopy, tags, ids, names, numbers, st.sampled_from(CopyState))
 damages = st.builds(record.damage_of, names, st.lists(copies, min_size=1, max_size=9))
+times = st.integers(-(2**63), 2**63 - 1)
+machine_names = st.text(min_size=1, max_size=64).filter(
+    lambda text: text.isprintable() and not set(text) & set("/@")
+)
+issued = st.builds(
+    IssuedCertificate, st.binary(min_size=1, max_size=99), ids, numbers,
+    st.sampled_from(CertificateState),
+)  # fmt: skip
+machines = st.builds(
+    MachineRecord, names, machine_names, names,
+    st.sampled_from(["machine", "reader", "copier", "operator"]), times, st.none() | times,
+    st.none() | st.text(max_size=64), names,
+    st.lists(issued, min_size=1, max_size=4).map(tuple), st.none() | times,
+)  # fmt: skip
+uses = st.sampled_from([(None, None), (b"k" * 32, b"m" * 16)])
+scopes = st.sampled_from(CredentialKind).map(
+    lambda kind: (kind, None if kind is CredentialKind.REGISTER else b"t" * 16)
+)
+credentials = st.builds(
+    lambda scope, use, *rest: CredentialRecord(*rest[:2], *scope, *rest[2:], *use),
+    scopes, uses, names, ids, numbers, times, times,
+)  # fmt: skip
 CODECS = {
+    MachineRecord: (record.encode_machine, record.decode_machine),
+    CredentialRecord: (record.encode_credential, record.decode_credential),
     PointRecord: (record.encode_point, record.decode_point),
     Tombstone: (record.encode_tombstone, record.decode_tombstone),
     record.Damage: (record.encode_damage, record.decode_damage),
 }
 KINDS = {
+    MachineRecord: RecordKind.MACHINE,
+    CredentialRecord: RecordKind.CREDENTIAL,
     PointRecord: RecordKind.POINT,
     Tombstone: RecordKind.TOMBSTONE,
     record.Damage: RecordKind.DAMAGE,
 }
+ISSUED = IssuedCertificate(b"der", b"k" * 32, 1, CertificateState.NEW)
+MACHINE = MachineRecord(
+    b"m" * 16, "db1", b"d" * 16, "machine", 5, None, None, b"c" * 16, (ISSUED,), None
+)
+CREDENTIAL = CredentialRecord(
+    b"i" * 16, b"s" * 32, CredentialKind.FOR, b"t" * 16, 1, 5, 6, b"k" * 32, b"m" * 16
+)
 COPY = BadCopy(DATA, b"i" * 32, b"p" * 16, 44, CopyState.SUSPECT)
 
 
@@ -49,8 +94,8 @@ def test_every_flipped_bit_and_every_cut_is_noticed(kind, body, data):
             record.decode(damaged, kind)
 
 
-@given(points | tombstones | damages)
-def test_points_tombstones_and_damage_come_back(value):
+@given(points | tombstones | damages | machines | credentials)
+def test_values_come_back(value):
     encode, decode = CODECS[type(value)]
     assert decode(encode(value)) == value
 
@@ -160,6 +205,45 @@ def test_a_damage_record_holds_4096_copies_and_not_one_more():
         Tombstone(b"d" * 15, b"p" * 32, 0),
         Tombstone(b"d" * 16, b"p" * 33, 0),
         record.Damage(b"d" * 17, (COPY,)),
+        *(
+            msgspec.structs.replace(MACHINE, **change)
+            for change in (
+                {"machine": b"m" * 15},
+                {"name": ""},
+                {"name": "x" * 65},
+                {"name": "a/b"},
+                {"name": "a\n"},
+                {"domain": b"d" * 17},
+                {"role": "root"},
+                {"role": "machine\n"},
+                {"last_address": "x" * 65},
+                {"credential": b""},
+                {"certificates": ()},
+                {"certificates": (ISSUED,) * 17},
+                {"revoked": 2**63},
+                {"certificates": (msgspec.structs.replace(ISSUED, der=bytes(4097)),)},
+                {"certificates": (msgspec.structs.replace(ISSUED, der=b""),)},
+                {"certificates": (msgspec.structs.replace(ISSUED, key=bytes(31)),)},
+                {"certificates": (msgspec.structs.replace(ISSUED, number=0),)},
+                {"certificates": (msgspec.structs.replace(ISSUED, state="good"),)},
+            )
+        ),
+        *(
+            msgspec.structs.replace(CREDENTIAL, **change)
+            for change in (
+                {"id": b"i" * 15},
+                {"secret_hash": b"s" * 31},
+                {"kind": "all"},
+                {"target": None},
+                {"target": b"t"},
+                {"kind": CredentialKind.REGISTER},
+                {"number": 0},
+                {"expires": 2**63},
+                {"used_key": None},
+                {"used_by": None},
+                {"used_key": b"k"},
+            )
+        ),
         record.Damage(b"d" * 16, (BadCopy(256, b"i" * 32, b"p" * 16, 44, CopyState.SUSPECT),)),
         record.Damage(b"d" * 16, (BadCopy(DATA, b"i" * 31, b"p" * 16, 44, CopyState.SUSPECT),)),
         record.Damage(b"d" * 16, (BadCopy(DATA, b"i" * 32, b"p" * 15, 44, CopyState.SUSPECT),)),
@@ -173,3 +257,26 @@ def test_a_field_beyond_its_limit_is_neither_read_nor_written(wrong):
         encode(wrong)
     with pytest.raises(FormatError):
         decode(record.encode(KINDS[type(wrong)], msgspec.json.encode(wrong)))
+
+
+def test_the_limits_of_a_machine_are_exact():
+    most = (msgspec.structs.replace(ISSUED, der=bytes(4096)),) * 16
+    for whole in (MACHINE, msgspec.structs.replace(MACHINE, name="x" * 64, certificates=most)):
+        assert record.decode_machine(record.encode_machine(whole)) == whole
+    assert record.decode_credential(record.encode_credential(CREDENTIAL)) == CREDENTIAL
+
+
+def test_the_roles_of_records_are_those_of_certificates():
+    for role in Role:
+        record.encode_machine(msgspec.structs.replace(MACHINE, role=role.value))
+
+
+@pytest.mark.parametrize("name", ["a", "x" * 64, "db 1", "é☃", "a.b-c_d"])
+def test_a_machine_name_is_printable(name):
+    assert record.checked_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "x" * 65, "a/b", "a@b", "\n", "a\0", "\x7f", "\udcff"])
+def test_a_machine_name_that_is_none_is_refused(name):
+    with pytest.raises(UsageError, match="no machine name"):
+        record.checked_name(name)
