@@ -90,6 +90,11 @@ class Agent:
         found = self.state.known(self.vault_id)
         return found or Known(self.domain, self.incarnation, {}, self.opened.keyring.version)
 
+    @property
+    def uploads(self) -> int:
+        """Calls with frames that may be under way at once; one disk has use for one."""
+        return self.vault.connections if isinstance(self.vault, RemoteVault) else 1
+
     def limited(self, up: int | None, down: int | None) -> "Agent":
         """The same for one run with limits of its own, in bytes a second; None is no limit.
 

@@ -85,7 +85,7 @@ class RootSender:
             nodes = NodeReader(pool, self.agent.vault, session, group)
             sender = Sender(
                 pool, self.agent.vault, session, generation, group=group, trust_parent=trust,
-                sending=self.progress.sending,
+                sending=self.progress.sending, uploads=self.agent.uploads,
             )  # fmt: skip
             before = await _entries(nodes, root)
             builder = DirectoryBuilder(sender, set() if root is None else {root.id})

@@ -40,6 +40,11 @@ class RemoteVault:
         """The same vault over the same connections, for a run with limits of its own."""
         return RemoteVault(self._transport, limits)
 
+    @property
+    def connections(self) -> int:
+        """For calls that carry data."""
+        return self._transport.connections
+
     async def close(self) -> None:
         await self._transport.close()
 

@@ -33,7 +33,7 @@ from transfer.throttle.limiter import Limiter
 
 T = TypeVar("T")
 DEFAULT_CONNECTIONS = 4
-PATIENCE = 60.0  # seconds for which a call that breaks is made again
+PATIENCE = 30.0  # seconds for which a call that breaks is made again
 _SILENCE = 300.0  # seconds that a vault may take to answer
 _CONNECT = 15.0
 _DEAD_AFTER = 60_000  # ms without an acknowledgement of the other side's TCP
@@ -70,7 +70,8 @@ class Transport:
     ) -> None:  # fmt: skip
         self.url, self._server, self._context = url.rstrip("/"), server, context
         self._patience = patience
-        self._bulk = self._session(connections or DEFAULT_CONNECTIONS)
+        self.connections = connections or DEFAULT_CONNECTIONS
+        self._bulk = self._session(self.connections)
         self._control = self._session(_CONTROL_CONNECTIONS)
 
     def _session(self, connections: int) -> aiohttp.ClientSession:

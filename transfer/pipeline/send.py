@@ -63,12 +63,12 @@ class Sender:
     """Blocks and nodes of one point, into one session.
 
     With *trust_parent* off nothing is taken to be there because the parent has it. *sending* is
-    called with the size of each call of frames.
+    called with the size of each call of frames; *uploads* such calls are under way at once.
     """
 
     def __init__(
         self, pool: Pool, vault: Vault, session: int, generation: int, *, group: asyncio.TaskGroup,
-        trust_parent: bool, sending: Callable[[int], None] = lambda size: None,
+        trust_parent: bool, sending: Callable[[int], None] = lambda size: None, uploads: int = 1,
     ) -> None:  # fmt: skip
         self.pool, self.sent, self.trust_parent = pool, Sent(), trust_parent
         self._vault, self._session, self._generation = vault, session, generation
@@ -77,8 +77,9 @@ class Sender:
             group, self._ask_have, len, limit=MAX_ASKED, count=256
         )
         self._store: Batcher[Frames, None] = Batcher(
-            group, self._store_frames, lambda each: each.weight, limit=MAX_CALL, count=256
-        )
+            group, self._store_frames, lambda each: each.weight, limit=MAX_CALL, count=256,
+            parallel=uploads,
+        )  # fmt: skip
         self._seal_nodes: Batcher[Node, Reference] = Batcher(
             group, self._nodes_together, lambda each: each.room, limit=2**21, count=64, parallel=2
         )
