@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from tests.vault.people import ADDRESS, DAY, HOUR, URL, FarVault, Machine, keyring_of
+from tests.vault.stored import flip, records_of
 from transfer.crypto import certificates, issuing, signing
 from transfer.crypto.certificates import Role
 from transfer.errors import (
@@ -21,6 +22,7 @@ from transfer.formats import credential, record
 from transfer.formats.credential import CredentialKind
 from transfer.formats.record import MAX_CERTIFICATES, CertificateState
 from transfer.vault import admission
+from transfer.vault.open import open_vault, rebuild_catalog, verify_vault
 from transfer.vault.registry import Registry
 
 FOR, READ, REGISTER = CredentialKind.FOR, CredentialKind.READ, CredentialKind.REGISTER
@@ -561,3 +563,31 @@ def test_old_credentials_are_forgotten_but_for_the_newest_of_each_scope(far, reg
     assert kept == {long.id, short.id, last.id}
     with pytest.raises(CredentialRefused, match="superseded"):
         registry.examine(Machine("x").registration(long))
+
+
+async def test_a_rebuild_and_a_lost_catalog_keep_all_who_are_registered(path, clock):
+    await (await open_vault(path, create=True)).close()
+    far = FarVault(path, clock)
+    machine, given = far.registered("db1"), far.credential(FOR, "db1")
+    known = far.registry.machines()
+    for one in path.glob("catalog.sqlite*"):
+        one.unlink()
+    await rebuild_catalog(path)
+    again = FarVault(path, clock)
+    assert again.registry.machines() == known
+    machine.call(again.registry)
+    Machine("x").register(again.registry, given)
+    assert (await verify_vault(path)).damaged == []
+
+
+async def test_verify_names_every_damaged_record_of_machines_and_credentials(path, clock):
+    await (await open_vault(path, create=True)).close()
+    far = FarVault(path, clock)
+    far.registered("db1")
+    files = [file for kind in ("machines", "credentials") for file in records_of(path, kind)]
+    assert len(files) == 2
+    for file in files:
+        flip(file, 40)
+    report = await verify_vault(path)
+    places = sorted(one.place for one in report.damaged)
+    assert places == sorted(str(file.relative_to(path / "records")) for file in files)
