@@ -31,7 +31,7 @@ _MAX_KEPT = 10_000  # sessions whose domain is remembered; it never changes
 _COMMITTED = 60.0  # seconds for which the answer of a commit is kept
 
 
-BEGUN = "begun"
+BEGUN = web.RequestKey("begun", bool)
 
 
 class ServedVault(Vault, Protocol):
