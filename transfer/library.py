@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, get_args
 
-from transfer.errors import NotRegistered, UsageError
+from transfer.errors import UsageError
 from transfer.jobs.progress import Progress as Numbers
 from transfer.policy.rates import PAUSED, parse_rate
 
 if TYPE_CHECKING:
-    from transfer.jobs.agent import Agent, Secret
+    from transfer.jobs.agent import Agent
     from transfer.jobs.backup import BackupResult
+    from transfer.jobs.opening import Secret
     from transfer.jobs.points import EntriesResult, PointsResult
     from transfer.jobs.restore import RestoreResult
 
@@ -36,10 +37,11 @@ Text = str | Callable[[], str | Awaitable[str]]
 """A secret, or a function that fetches it; it may be a coroutine function."""
 Rate = str | int | None
 """As `--up` has it ("8Mbit", "off"), or bytes a second; None is no limit of this run's own."""
+Job = Callable[["Agent", Numbers], Awaitable[T]]
 Compression = Literal["auto", "fast", "better", "off"]
 Overwrite = Literal["never", "changed", "always"]
 Owner = Literal["number", "name", "none"]
-MAX_WORKERS = 64
+MOST = 64  # workers or connections
 _EVERY = 0.5  # seconds between two snapshots
 
 
@@ -168,7 +170,7 @@ class Client:
     The methods only describe a run; it begins when its block is entered. Runs may overlap, but for
     two backups of one item: the second fails with ItemBusy. A wrong argument raises UsageError at
     once. *workers* is a number of processes (0: threads of this one; None: one for each core).
-    *up* and *down* limit one run; they and *connections* are for a vault over the network.
+    *up* and *down* limit one run with a vault over the network.
     """
 
     def __init__(self, agent: "Agent") -> None:
@@ -180,7 +182,7 @@ class Client:
         self, item: str, paths: Iterable[Name] | Name, *, exclude: Iterable[Name] | Name = (),
         exclude_caches: bool = False, one_file_system: bool = False, block_size: int = 2**20,
         compression: Compression = "auto", full: bool = False, dry_run: bool = False,
-        workers: int | None = None, up: Rate = None, connections: int | None = None,
+        workers: int | None = None, up: Rate = None,
     ) -> "Run[BackupResult]":  # fmt: skip
         """Make a recovery point of *paths*: directories, or files and block devices as images."""
         from transfer.jobs import backup as job
@@ -188,18 +190,18 @@ class Client:
         options = job.BackupOptions(
             item, [Path(os.fsdecode(path)) for path in _paths(paths)],
             _names(exclude), exclude_caches, one_file_system, block_size,
-            _one_of("compression", compression, Compression), full, dry_run, _workers(workers),
+            _one_of("compression", compression, Compression), full, dry_run,
+            _number("workers", workers, 0),
         )  # fmt: skip
         return self._run(
-            f"backup of {item}", lambda numbers: job.backup(self._agent, options, numbers),
-            up=up, connections=connections,
-        )  # fmt: skip
+            f"backup of {item}", lambda agent, numbers: job.backup(agent, options, numbers), up=up
+        )
 
     def restore(
         self, item: str, to: Name, *, paths: Iterable[Name] | Name | None = None,
         include: Iterable[Name] | Name = (), overwrite: Overwrite = "never",
         owner: Owner = "number", dry_run: bool = False, workers: int | None = None,
-        down: Rate = None, connections: int | None = None,
+        down: Rate = None,
     ) -> "Run[RestoreResult]":  # fmt: skip
         """Give [MACHINE/]ITEM[@POINT] back below *to*, or only *paths*, as `entries` names them.
 
@@ -211,17 +213,16 @@ class Client:
         options = job.RestoreOptions(
             item, Path(os.fsdecode(to)), [] if paths is None else _paths(paths),
             _names(include), _one_of("overwrite", overwrite, Overwrite),
-            _one_of("owner", owner, Owner), dry_run, _workers(workers),
+            _one_of("owner", owner, Owner), dry_run, _number("workers", workers, 0),
         )  # fmt: skip
         return self._run(
-            f"restore of {item}", lambda numbers: job.restore(self._agent, options, numbers),
-            down=down, connections=connections,
+            f"restore of {item}", lambda agent, numbers: job.restore(agent, options, numbers),
+            down=down,
         )  # fmt: skip
 
     def verify(
-        self, item: str, *, sample: float = 1.0, workers: int | None = None, down: Rate = None,
-        connections: int | None = None,
-    ) -> "Run[RestoreResult]":  # fmt: skip
+        self, item: str, *, sample: float = 1.0, workers: int | None = None, down: Rate = None
+    ) -> "Run[RestoreResult]":
         """Open all nodes of [MACHINE/]ITEM[@POINT] and that share of its blocks; write nothing.
 
         Damage is no error: the result's `damaged` names it.
@@ -230,40 +231,36 @@ class Client:
 
         if not 0 < sample <= 1:
             raise UsageError(f"a sample of {sample}", "more than 0, and at most 1 for all blocks")
-        number = _workers(workers)
+        number = _number("workers", workers, 0)
         return self._run(
             f"verification of {item}",
-            lambda numbers: job.verify(self._agent, item, numbers, number, sample),
-            down=down, connections=connections,
+            lambda agent, numbers: job.verify(agent, item, numbers, number, sample),
+            down=down,
         )  # fmt: skip
 
     async def points(self, item: str | None = None) -> "PointsResult":
         """The recovery points of [MACHINE/]ITEM or of all items, of each the oldest first."""
         from transfer.jobs import points as job
 
-        return await self._ask("points", lambda _: job.list_points(self._agent, item))
+        return await self._ask("points", lambda agent, _: job.list_points(agent, item))
 
     async def entries(self, item: str, path: Name = b"") -> "EntriesResult":
         """What is in the directory *path* of [MACHINE/]ITEM[@POINT]. Raises NotFound."""
         from transfer.jobs import points as job
 
         name = os.fsencode(path)
-        return await self._ask("entries", lambda _: job.list_entries(self._agent, item, name))
+        return await self._ask("entries", lambda agent, _: job.list_entries(agent, item, name))
 
-    async def _ask(self, name: str, job: Callable[[Numbers], Awaitable[T]]) -> T:
+    async def _ask(self, name: str, job: "Job[T]") -> T:
         async with self._run(name, job) as run:
             return await run.result()
 
-    def _run(
-        self, name: str, job: Callable[[Numbers], Awaitable[T]], up: Rate = None,
-        down: Rate = None, connections: int | None = None,
-    ) -> Run[T]:  # fmt: skip
+    def _run(self, name: str, job: "Job[T]", up: Rate = None, down: Rate = None) -> Run[T]:
         async def work(numbers: Numbers) -> T:
             if self._closed:
                 raise RuntimeError(f"{name}: the client's block was left")
             with _own_errors():
-                _limits(self._agent, up, down, connections)
-                return await job(numbers)
+                return await job(_limited(self._agent, up, down), numbers)
 
         return Run(name, work, self._running)
 
@@ -277,39 +274,36 @@ class Client:
 async def connect(
     *, vault: Name | None = None, state: Name | None = None, passphrase: Text | None = None,
     passphrase_file: Name | None = None, recovery_key: Text | None = None,
-    recovery_key_file: Name | None = None, create: bool = False,
+    recovery_key_file: Name | None = None, create: bool = False, connections: int | None = None,
 ) -> AsyncIterator[Client]:  # fmt: skip
-    """Open the vault in the directory *vault*, with one of the four secrets, for one block.
+    """Open the vault in the directory *vault*, or the one that this machine is registered with.
 
-    *state* is what this machine remembers (default: as of the command line). Only with *create* a
-    missing or empty directory becomes a vault: an unmounted disk should be an error.
+    One of the four secrets opens its keyring. *state* is what this machine remembers (default: as
+    of the command line). Only with *create* a missing or empty directory becomes a vault: an
+    unmounted disk should be an error. *connections* are to a vault over the network (None: auto).
     """
-    from transfer.jobs.agent import default_state, open_agent
+    from transfer.jobs.agent import limits_nothing
+    from transfer.jobs.opening import Reach, default_state, open_agent
 
-    if vault is None:
-        raise NotRegistered("no vault", "name a directory with vault=DIR")
-    directory = Path(os.fsdecode(vault))
+    directory = None if vault is None else Path(os.fsdecode(vault))
+    reach = Reach(_number("connections", connections, 1))
+    if directory is not None and connections is not None:
+        raise limits_nothing("connections", directory)
     where = default_state() if state is None else Path(os.fsdecode(state))
     secret = await _secret(passphrase, passphrase_file, recovery_key, recovery_key_file)
     async with AsyncExitStack() as stack:
         with _own_errors():
             agent = await stack.enter_async_context(
-                open_agent(where, directory, secret, create=create)
+                open_agent(where, directory, secret, create=create, reach=reach)
             )
         client = Client(agent)
         stack.push_async_callback(client._close)
         yield client
 
 
-def _limits(agent: "Agent", up: Rate, down: Rate, connections: int | None) -> None:
-    """A run begins: what it may use of the network. A limit that limits nothing would be a lie."""
-    asked = {"up": _rate("up", up), "down": _rate("down", down), "connections": connections}
-    for name, value in asked.items():
-        if value is not None:
-            raise UsageError(
-                f"{name} is for a vault over the network, and {agent.vault_path} is a directory",
-                f"leave {name} out",
-            )
+def _limited(agent: "Agent", up: Rate, down: Rate) -> "Agent":
+    """*agent* for one run, which begins now."""
+    return agent.limited(_rate("up", up), _rate("down", down))
 
 
 def _rate(name: str, value: Rate) -> int | None:
@@ -324,7 +318,7 @@ async def _secret(
     recovery_key_file: Name | None,
 ) -> "Secret":  # fmt: skip
     from transfer.cli.passphrase import read_secret, read_text
-    from transfer.jobs.agent import Secret
+    from transfer.jobs.opening import Secret
 
     if sum(each is not None for each in
            (passphrase, passphrase_file, recovery_key, recovery_key_file)) != 1:  # fmt: skip
@@ -384,7 +378,7 @@ def _one_of(name: str, value: str, choices: Any) -> str:
     return value
 
 
-def _workers(number: int | None) -> int | None:
-    if number is not None and not 0 <= number <= MAX_WORKERS:
-        raise UsageError(f"{number} workers", f"from 0 to {MAX_WORKERS}")
+def _number(what: str, number: int | None, least: int) -> int | None:
+    if number is not None and not least <= number <= MOST:
+        raise UsageError(f"{number} {what}", f"from {least} to {MOST}")
     return number
