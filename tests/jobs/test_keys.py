@@ -11,8 +11,8 @@ from transfer.errors import IntegrityError, Refused, UsageError, WrongPassphrase
 from transfer.formats import keyring as codec
 from transfer.jobs import keyring as keyrings
 from transfer.jobs import keys
-from transfer.jobs.opening import open_agent
 from transfer.jobs.keyring import Secret
+from transfer.jobs.opening import open_agent
 
 OLD, NEW = "the sentence of before", "a completely different sentence"
 

@@ -61,6 +61,8 @@ class Admission:
     def __init__(self, registry: Registry, clock: Callable[[], float] = time.monotonic) -> None:
         self._registry, self._clock = registry, clock
         self._kept: dict[bytes, tuple[float, MachineRecord]] = {}
+        self._last: dict[bytes, bytes] = {}
+        """The certificate that each machine showed last: a newer one ends the older at once."""
 
     async def admit(self, request: web.Request) -> Caller:
         """Raises NotRegistered without a certificate, NotAuthorised for one that is not good."""
@@ -77,6 +79,10 @@ class Admission:
         record = await asyncio.to_thread(self._registry.authorise, certificate, address)
         if len(self._kept) >= _MAX_KEPT:
             self._kept.clear()
+            self._last.clear()
+        if (before := self._last.get(record.machine)) != certificate.der and before is not None:
+            self._kept.pop(before, None)
+        self._last[record.machine] = certificate.der
         self._kept[certificate.der] = self._clock() + KEEP, record
         return Caller(certificate, record, address)
 

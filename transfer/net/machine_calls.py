@@ -29,6 +29,7 @@ async def register(service: Service, request: web.Request) -> web.StreamResponse
     if asked.keyring is not None:
         await _first_keyring(service, asked.keyring)
     found = await asyncio.to_thread(service.registry.register, registration)
+    await service.refresh()
     return as_json(
         messages.Registered(found.certificate, found.machine, found.name, found.domain, found.role)
     )
@@ -48,6 +49,7 @@ async def renew(service: Service, request: web.Request) -> web.StreamResponse:
     asked = await bodies.document(request, messages.Renew, MAX_CONTROL)
     await service.registering.acquire()
     certificate = await asyncio.to_thread(service.registry.renew, shown(request), asked.request)
+    await service.refresh()
     return as_json(messages.Renewed(certificate))
 
 

@@ -47,7 +47,9 @@ class VaultServer:
         self._authority = authority
         settings = settings or Settings()
         buffers = ReceiveBuffers(settings.receive, settings.share)
-        self._service = Service(vault, registry, authority, Admission(registry), buffers, clock)
+        self._service = Service(
+            vault, registry, authority, Admission(registry), buffers, clock, self.refresh
+        )
         self._metrics, self._ready = Metrics(), False
         app = application(self._service, self._metrics, log)
         app.router.add_get("/healthz", self._health)
@@ -56,6 +58,8 @@ class VaultServer:
         self._connections = Connections(app, settings.connections)
         self._watch(buffers)
         self._renewing: asyncio.Task[None] | None = None
+        self._context: ssl.SSLContext | None = None
+        self._shown: tuple[list[bytes], list[bytes]] = ([], [])
 
     def _watch(self, buffers: ReceiveBuffers) -> None:
         connections = self._connections
@@ -71,26 +75,31 @@ class VaultServer:
 
     async def start(self, host: str, port: int) -> int:
         """Take calls; the port, which 0 lets the system choose. Raises OSError."""
-        identity = await asyncio.to_thread(self._identity)
-        authorities = await asyncio.to_thread(self._authority.trusted)
-        context = tls.server_context(authorities, identity.chain, identity.key)
-        found = await self._connections.start(context, host, port)
-        self._renewing = asyncio.create_task(self._renew(context, identity.chain))
+        identity, authorities = await asyncio.to_thread(self._look)
+        self._context = tls.server_context(authorities, identity.chain, identity.key)
+        self._shown = identity.chain, authorities
+        found = await self._connections.start(self._context, host, port)
+        self._renewing = asyncio.create_task(self._renew())
         self._ready = True
         return found
 
-    def _identity(self) -> ServerIdentity:
-        return self._authority.server(self._authority.hosts())
+    def _look(self) -> tuple[ServerIdentity, list[bytes]]:
+        return self._authority.server(self._authority.hosts()), self._authority.trusted()
 
-    async def _renew(self, context: ssl.SSLContext, chain: list[bytes]) -> None:
-        """New connections see a new certificate once the old one is due, or the CA has changed."""
+    async def _renew(self) -> None:
         while True:
             await asyncio.sleep(_RENEW_EVERY)
-            identity = await asyncio.to_thread(self._identity)
-            if identity.chain != chain:
-                tls.trust(context, await asyncio.to_thread(self._authority.trusted))
-                tls.load_identity(context, identity.chain, identity.key)
-                chain = identity.chain
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """New connections see a new certificate once the old one is due or the CA has changed, and
+        machines are known by what the new CA signs.
+        """
+        identity, authorities = await asyncio.to_thread(self._look)
+        if self._context is not None and (identity.chain, authorities) != self._shown:
+            tls.trust(self._context, authorities)
+            tls.load_identity(self._context, identity.chain, identity.key)
+            self._shown = identity.chain, authorities
 
     async def stop(self, grace: float = 30.0) -> None:
         """Take no more calls, and end those that are under way within *grace* seconds."""

@@ -6,7 +6,7 @@ leaves the vault's thread to others in between.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -55,6 +55,8 @@ class Service:
     admission: Admission
     buffers: ReceiveBuffers
     clock: Callable[[], int]
+    refresh: Callable[[], Awaitable[None]]
+    """After a certificate was issued: the CA that signed it may be a new one."""
     registering: AsyncLimiter = field(default_factory=lambda: AsyncLimiter(_REGISTRATIONS, 1))
     commits: dict[tuple[bytes, bytes], Commit] = field(default_factory=dict)
     """By domain and point."""
