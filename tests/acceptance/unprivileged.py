@@ -16,6 +16,9 @@ NOT_NEEDED_HERE = (
     "__pycache__", "*mypyc*", "mypy*", "ruff*", "pip*", "setuptools*", "hypothesis*", "_pytest",
     "__editable__*",
 )  # fmt: skip
+COMPILED = (
+    "transfer.cli.running, transfer.jobs.backup, transfer.jobs.register, transfer.jobs.restore"
+)
 
 
 def find_python(work: Path) -> tuple[str, Path]:
@@ -23,6 +26,10 @@ def find_python(work: Path) -> tuple[str, Path]:
     if os.geteuid() != 0 or _runs(sys.executable, ROOT):
         return sys.executable, ROOT
     python, place = _copied(work)
+    # Compiled once, by who may write there, and not in each of many processes.
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+    command = [python, "-c", f"import {COMPILED}"]
+    subprocess.run(command, cwd=place, check=True, env=environment)
     if not _runs(python, place):
         lacking(f"user {NOBODY} cannot run {sys.executable}, nor a copy of it")
     return python, place
@@ -78,4 +85,16 @@ def _copied(work: Path) -> tuple[str, Path]:
     shutil.copy(os.path.realpath(sys.executable), home / "bin" / version)
     for part in ("transfer", "perf", "tests/acceptance"):
         shutil.copytree(ROOT / part, code / part, dirs_exist_ok=True)
-    return str(home / "bin" / version), code
+    return str(_with_its_library(home, home / "bin" / version)), code
+
+
+def _with_its_library(home: Path, python: Path) -> Path:
+    """Where the interpreter is mostly a shared library, the system's own must not stand in."""
+    name = sysconfig.get_config_var("INSTSONAME")
+    if not sysconfig.get_config_var("Py_ENABLE_SHARED"):
+        return python
+    shutil.copy(Path(sysconfig.get_config_var("LIBDIR"), name), home / "lib")
+    script = python.with_name("python")
+    script.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={home / "lib"} exec {python} "$@"\n')
+    script.chmod(0o755)
+    return script
