@@ -21,6 +21,7 @@ from aiohttp import StreamReader, web
 # its default, 1,024 connections could hold half a gigabyte outside the pool of receive buffers.
 READ_AHEAD = 64 * 2**10
 _BACKLOG = 128
+_LAST_SECONDS = 5.0  # for handlers whose connection is gone
 _ACKNOWLEDGED = struct.Struct("=120xQ")  # tcpi_bytes_acked of struct tcp_info, since Linux 4.1
 
 
@@ -70,8 +71,7 @@ class Connections:
     async def stop(self, grace: float) -> None:
         """Accept no more, let requests end within *grace* seconds, then close everything.
 
-        Takes at most four times as long: a handler that ignores its cancellation, and a client
-        that does not take the end of its answer, get as much again.
+        Requests that have not ended see their connection break, and have _LAST_SECONDS for that.
         """
         tasks = list(self._tasks)
         for task in tasks:
@@ -79,14 +79,26 @@ class Connections:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._listener is not None:
             self._listener.close()
-        if (server := self._runner.server) is not None:
-            server.pre_shutdown()
-            await server.shutdown(max(grace, 0.001))  # aiohttp takes 0 for "no limit"
-        await self._runner.cleanup()
-        await self._none_open(within=grace)
+        await self._requests_ended(within=grace)
+        await self._none_open(within=1)  # the last answers are still on their way
         for connection in self._open:
             connection.abort()
         await self._none_open(within=1)
+        if (server := self._runner.server) is not None:
+            await server.shutdown(_LAST_SECONDS)
+        await self._runner.cleanup()
+
+    async def _requests_ended(self, within: float) -> None:
+        # aiohttp's own shutdown reads no further byte of a body that is still coming.
+        loop = asyncio.get_running_loop()
+        end = loop.time() + within
+        while True:
+            for connection in self._open:
+                if not connection.busy:
+                    connection.force_close()
+            if loop.time() >= end or not any(each.busy for each in self._open):
+                return
+            await asyncio.sleep(0.05)
 
     async def _none_open(self, within: float) -> None:
         try:
@@ -189,6 +201,12 @@ class _Connection(web.RequestHandler):
             self._head_began = None
         elif data and self._head_began is None and self._between_requests():
             self._head_began = self._loop.time()
+            self.keep_alive(True)  # not idle any more: ends aiohttp's timer
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being served."""
+        return self.transport is not None and not self._between_requests()
 
     def _between_requests(self) -> bool:
         return self._waiter is not None and not self._waiter.done()
@@ -200,12 +218,17 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
+        """Answer, but write no traceback about a client: anybody could fill a disk with them."""
+        if isinstance(exc, ConnectionError) and self._gone():
+            raise exc  # the client has gone, which ends this connection and says nothing
         if status != 400:
             return super().handle_error(request, status, exc, message)
-        # Not HTTP: an answer and the end, but no traceback in the log; anybody could fill a disk.
         response = web.Response(status=status, text=message)
         response.force_close()
         return response
+
+    def _gone(self) -> bool:
+        return self.transport is None or self.transport.is_closing()
 
     def overdue(self, now: float) -> bool:
         """Whether this client has used up its patience; to be asked several times a limit."""
