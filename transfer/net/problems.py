@@ -55,6 +55,7 @@ _STATUS: dict[type[TransferError], int] = {
     IntegrityError: 500,
 }
 _BY_CODE = {kind("").code: kind for kind in _STATUS}
+_AWAY = {408, 429, 502, 503, 504}
 RETRY_AFTER = 5  # seconds that a vault which is about to end asks for
 
 
@@ -104,8 +105,10 @@ def error_of(status: int, raw: bytes, retry_after: float | None = None) -> Trans
 
 
 def _of_status(status: int, message: str, retry_after: float | None) -> TransferError:
-    if status in (408, 429) or status >= 500:
+    if status in _AWAY:
         return _waiting(VaultUnavailable(message, "look at the vault's log"), retry_after)
+    if status >= 500:  # a bug there: the same call at once would fail as well
+        return TransientError(message, "look at the vault's log")
     return FormatError(message, "is this a vault, and of this version?")
 
 
