@@ -67,6 +67,7 @@ async def backup(agent: Agent, options: BackupOptions, progress: Progress) -> Ba
     with agent.state.lock(item, options.item):
         result = await _Run(agent, options, progress, item, protected).go()
     result.seconds = round(time.monotonic() - started, 3)
+    result.limited_by = agent.limited_by(result.seconds)
     return result
 
 
