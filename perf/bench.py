@@ -1,11 +1,13 @@
 """Time, stored bytes and memory of transfer beside restic, on an image, on noise and on a tree.
 
-    python -m perf.bench [--runs N] [--only NAME]... [--quick] [--json FILE]
+    python -m perf.bench [--far] [--runs N] [--only NAME]... [--quick] [--json FILE]
 
 Everything happens below TMPDIR, which needs some 20 GB, and is gone at the end. The order of the
 programs rotates from run to run. Before each command the source is read once, so that all find it
 in the page cache, and what others wrote is synced. Times are those of whole commands, start-up
-included; memory is the largest sum of Pss of a command's processes, sampled every 100 ms.
+included; memory is the largest sum of Pss of a command's processes, sampled every 100 ms. With
+--far each program's store is behind HTTPS on loopback: `transfer vault serve`, and restic's with
+`rclone serve restic`; CPU seconds and memory are then those of both sides.
 """
 
 import argparse
@@ -21,7 +23,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from perf import data
+from perf import data, far_tools
+from perf.far_tools import Served, cpu_of
 from perf.pss import Sampler
 from perf.tools import Tool, available
 
@@ -40,8 +43,13 @@ class Work(NamedTuple):
 
 
 class Measured(NamedTuple):
+    """Times in seconds, memory in bytes; those of a server are 0 where there is none."""
+
     seconds: float
     pss: int
+    cpu: float = 0.0
+    server_cpu: float = 0.0
+    server_pss: int = 0
 
 
 WORKS = (
@@ -51,19 +59,28 @@ WORKS = (
 )
 
 
-def measure(command: list[str], environment: dict[str, str]) -> Measured:
+def measure(command: list[str], tool: Tool) -> Measured:
     """Raises CalledProcessError with what the command said, if it fails."""
+    server = tool.server.pid if isinstance(tool, Served) and tool.server else None
+    before = cpu_of(server) if server else 0.0
     started = time.monotonic()
-    process = subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    with Sampler(process.pid) as sampler:
-        errors = process.communicate()[1]
-        seconds = time.monotonic() - started
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command, stderr=errors)
-    return Measured(seconds, sampler.peak)
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command, env=tool.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )  # fmt: skip
+        with Sampler(process.pid) as sampler, Sampler(server or 0) as serving:
+            # What the command's own processes took is counted with it once it has waited for them.
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds = time.monotonic() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            errors.seek(0)
+            raise subprocess.CalledProcessError(process.returncode, command, stderr=errors.read())
+    cpu = usage.ru_utime + usage.ru_stime
+    return Measured(
+        seconds, sampler.peak, cpu, cpu_of(server) - before if server else 0.0, serving.peak
+    )
 
 
 def warm(source: Path) -> None:
@@ -86,7 +103,7 @@ def one_run(tool: Tool, source: Path) -> Iterator[tuple[str, Measured, int]]:
     )  # fmt: skip
     for step, command in zip(STEPS, commands, strict=True):
         warm(source)
-        yield step, measure(command, tool.environment), tool.stored()
+        yield step, measure(command, tool), tool.stored()
     assert any(target.iterdir()), f"{tool.name} restored nothing"
 
 
@@ -107,6 +124,7 @@ def compare(
                     took.setdefault((work.name, tool.name, step), []).append(measured)
                     if step == STEPS[0]:
                         stored.setdefault((work.name, tool.name), []).append(size)
+                tool.close()
                 shutil.rmtree(tool.top)
         shutil.rmtree(source) if source.is_dir() else source.unlink()
     return took, stored
@@ -133,6 +151,27 @@ def table(
         for step in STEPS:
             peaks = [[m.pss / MIB for m in took[work.name, name, step]] for name in names]
             yield _row(f"memory of {step}, MiB", [spread(each, ".0f") for each in peaks], "")
+        yield from _both_sides(work.name, names, took)
+
+
+def _both_sides(work: str, names: list[str], took: Results) -> Iterator[str]:
+    """CPU of client and server, and the server's memory."""
+    for step in STEPS:
+        many = [took[work, name, step] for name in names]
+        cells = [
+            f"{statistics.median(m.cpu for m in each):.2f} + "
+            f"{statistics.median(m.server_cpu for m in each):.2f}"
+            for each in many
+        ]
+        totals = [[m.cpu + m.server_cpu for m in each] for each in many]
+        yield _row(f"CPU of {step}, s", cells, _ratio(totals))
+    if any(m.server_pss for name in names for m in took[work, name, STEPS[0]]):
+        peaks = [
+            [max(took[work, name, step][run].server_pss for step in STEPS) / MIB
+             for run in range(len(took[work, name, STEPS[0]]))]
+            for name in names
+        ]  # fmt: skip
+        yield _row("memory of the server, MiB", [spread(each, ".0f") for each in peaks], "")
 
 
 def _row(name: str, cells: list[str], last: str) -> str:
@@ -167,6 +206,7 @@ def file_system(top: Path) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--far", action="store_true", help="stores behind HTTPS, on loopback")
     parser.add_argument("--runs", type=int, default=3, metavar="N")
     parser.add_argument("--only", action="append", choices=[work.name for work in WORKS])
     parser.add_argument("--quick", action="store_true", help="little data: does it run at all?")
@@ -175,7 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     works = [work for work in WORKS if args.only is None or work.name in args.only]
     with tempfile.TemporaryDirectory(prefix="transfer-bench-") as name:
         top = Path(name)
-        tools = available(top)
+        tools = far_tools.available(top) if args.far else available(top)
         print(machine(top))
         print("; ".join(tool.version() for tool in tools))
         for work in works:

@@ -30,6 +30,9 @@ class Tool(ABC):
         self.top.mkdir()
         self.secret.write_text("correct horse battery staple\n")
 
+    def close(self) -> None:  # noqa: B027 - only those with a server have something to do
+        """Nothing of it runs any more."""
+
     def stored(self) -> int:
         """Bytes in the store, catalogs and indexes with it."""
         return sum(path.stat().st_size for path in self.store.rglob("*") if path.is_file())
