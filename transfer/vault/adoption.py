@@ -95,7 +95,7 @@ def _was_complete(connection: sa.Connection, objects: DirectoryObjects, point: P
     roots = () if point.root is None else (point.root,)
     if resolve(connection, objects, point.domain, roots).complete:
         return True
-    return Walk(TolerantShelf(connection, objects, point.domain)).run(roots).complete
+    return Walk(roots).run(TolerantShelf(connection, objects, point.domain)).complete
 
 
 def enter_keyring(connection: sa.Connection, keyring: Keyring) -> None:

@@ -1,6 +1,7 @@
 """Completeness: a node is complete when its children are good and complete, decided bottom-up."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
@@ -31,8 +32,11 @@ class Closure(NamedTuple):
     complete: bool  # all the roots
 
 
-class _Visit(NamedTuple):
-    node: Reference
+@dataclass(slots=True)
+class _Visit:
+    node: Reference | None  # None above the roots
+    children: Sequence[Reference]
+    step: int  # in which the children were looked at
     sound: bool  # no child is known to be incomplete
     ahead: list[Reference]  # children that must be walked
     rest: Iterator[Reference]
@@ -41,30 +45,80 @@ class _Visit(NamedTuple):
 class Walk:
     """One memoised, iterative walk; trees of any depth and cycles end, a cycle incomplete.
 
+    It may be done in steps, between which frames come and others are found damaged: what is
+    remembered from one step to the next is a plan, and no promise. A node is called complete only
+    on what the same step has seen of all its children.
+
     Memory: some 250 bytes for each node that has to be walked and for each missing frame; nothing
     for what is known to be complete, which is all but everything.
     """
 
-    def __init__(self, copies: Copies, limit: int = MAX_MISSING) -> None:
-        self._copies, self._limit = copies, limit
-        self._known: dict[Reference, bool] = {}  # False also while it is being walked
-        self._completed: set[Reference] = set()
+    def __init__(self, roots: Sequence[Reference], limit: int = MAX_MISSING) -> None:
+        self._limit = limit
+        self._incomplete: set[Reference] = set()  # also while it is being walked
+        self._completed: set[Reference] = set()  # in this step
         self._missing: dict[Reference, None] = {}
-        self._more = False
+        self._more = self._complete = False
+        self._step = self._looked = 0
+        self._stack = [_Visit(None, roots, 0, False, [], iter(()))]
 
-    def run(self, roots: Sequence[Reference]) -> Closure:
-        ahead, sound = self._look(roots)
-        for root in ahead:
-            self._descend(root)
-        complete = sound and all(self._known[root] for root in ahead)
-        return Closure(self._completed, list(self._missing), self._more, complete)
+    def run(self, copies: Copies) -> Closure:
+        self.step(copies)
+        return self.closure
 
-    def _look(self, references: Sequence[Reference]) -> tuple[list[Reference], bool]:
+    @property
+    def closure(self) -> Closure:
+        """Of a walk that has ended; *completed* are those of its last step."""
+        return Closure(self._completed, list(self._missing), self._more, self._complete)
+
+    def step(self, copies: Copies, budget: int | None = None) -> set[Reference] | None:
+        """Go on until some *budget* references were looked at; what was completed, None at the end.
+
+        What it completed is to be kept by whoever answers for *copies* before the next step.
+        """
+        self._step, self._looked, self._completed = self._step + 1, 0, set()
+        while self._stack:
+            if budget is not None and self._looked >= budget:
+                return self._completed
+            visit = self._stack[-1]
+            child = next(visit.rest, None)
+            if child is not None:
+                self._enter(copies, child)
+            elif visit.step == self._step or not self._look_again(copies, visit):
+                self._leave(self._stack.pop())
+        return None
+
+    def _enter(self, copies: Copies, node: Reference) -> None:
+        if node in self._incomplete or node in self._completed:
+            return
+        self._looked += 1
+        children = copies.children(node)
+        if children is None:
+            self._miss(node)
+            return
+        self._incomplete.add(node)
+        ahead, sound = self._look(copies, children)
+        self._stack.append(_Visit(node, children, self._step, sound, ahead, iter(ahead)))
+
+    def _look_again(self, copies: Copies, visit: _Visit) -> bool:
+        """At what earlier steps saw; whether there are children to be walked now."""
+        visit.ahead, visit.sound = self._look(copies, visit.children)
+        visit.step, visit.rest = self._step, iter(visit.ahead)
+        return bool(visit.ahead)
+
+    def _look(
+        self, copies: Copies, references: Sequence[Reference]
+    ) -> tuple[list[Reference], bool]:
         """Those of *references* that must be walked, and whether all the others are complete."""
-        asked = [reference for reference in references if reference not in self._known]
-        sound = all(self._known.get(reference, True) for reference in references)
+        sound = self._incomplete.isdisjoint(references)
+        asked = [
+            reference
+            for reference in references
+            if reference not in self._incomplete and reference not in self._completed
+        ]
+        self._looked += len(asked)
         ahead: list[Reference] = []
-        for reference, standing in (self._copies.standings(asked) if asked else {}).items():
+        for reference, standing in (copies.standings(asked) if asked else {}).items():
             if standing == Standing.MISSING:
                 self._miss(reference)
                 sound = False
@@ -73,33 +127,16 @@ class Walk:
         return ahead, sound
 
     def _miss(self, reference: Reference) -> None:
-        self._known[reference] = False
+        self._incomplete.add(reference)
         if len(self._missing) < self._limit:
             self._missing[reference] = None
         else:
             self._more = True
 
-    def _descend(self, root: Reference) -> None:
-        stack: list[_Visit] = []
-        self._enter(root, stack)
-        while stack:
-            visit = stack[-1]
-            child = next(visit.rest, None)
-            if child is not None:
-                self._enter(child, stack)
-                continue
-            stack.pop()
-            if visit.sound and all(self._known[child] for child in visit.ahead):
-                self._known[visit.node] = True
-                self._completed.add(visit.node)
-
-    def _enter(self, node: Reference, stack: list[_Visit]) -> None:
-        if node in self._known:
-            return
-        children = self._copies.children(node)
-        if children is None:
-            self._miss(node)
-            return
-        self._known[node] = False
-        ahead, sound = self._look(children)
-        stack.append(_Visit(node, sound, ahead, iter(ahead)))
+    def _leave(self, visit: _Visit) -> None:
+        complete = visit.sound and self._completed.issuperset(visit.ahead)
+        if visit.node is None:
+            self._complete = complete
+        elif complete:
+            self._incomplete.discard(visit.node)
+            self._completed.add(visit.node)

@@ -91,7 +91,7 @@ def resolve(
     roots: Sequence[Reference],
 ) -> Closure:  # fmt: skip
     """Walk what is not known to be complete below *roots*, and keep what was learnt."""
-    closure = Walk(Shelf(connection, objects, domain)).run(roots)
+    closure = Walk(roots).run(Shelf(connection, objects, domain))
     set_complete(connection, domain, closure.completed)
     return closure
 

@@ -1,10 +1,12 @@
 """Keyrings and points of a stored vault. A record is durable before its row.
 
-Synchronous; the vault's one writer thread runs it.
+Synchronous; the vault's one writer thread runs it. What may take long comes in steps, between
+which others have the thread; no transaction is open then.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
+from typing import TypeVar
 
 import sqlalchemy as sa
 
@@ -16,7 +18,8 @@ from transfer.formats.reference import Reference
 from transfer.vault import adoption, checks, records, schema
 from transfer.vault.base import Missing, SessionInfo, StoredPoint
 from transfer.vault.catalog import Catalog, current, next_number
-from transfer.vault.copies import resolve
+from transfer.vault.closure import Closure, Walk
+from transfer.vault.copies import Shelf, set_complete
 from transfer.vault.damage import trusting
 from transfer.vault.objects import DirectoryObjects
 from transfer.vault.schema import (
@@ -30,6 +33,10 @@ from transfer.vault.schema import (
     checked,
 )
 from transfer.vault.sessions import Sessions
+
+T = TypeVar("T")
+Steps = Generator[None, None, T]
+_AT_ONCE = 10_000  # references that a walk looks at before others have the thread
 
 
 class Ledger:
@@ -94,7 +101,7 @@ class Ledger:
             rows = checked(EpochRow, connection.execute(query))
             return frozenset((row.epoch, row.generation) for row in rows)
 
-    def commit(self, number: int, raw: bytes) -> StoredPoint:
+    def commit(self, number: int, raw: bytes) -> Steps[StoredPoint]:
         with self._catalog.begin() as connection:
             session = self.sessions.find(connection, number)
         if session is None or session.item is None:
@@ -106,13 +113,21 @@ class Ledger:
             return _answer(stored)
         self.sessions.get(number)
         checks.sealed_in(point, self.epochs(domain))
-        self._complete(point)
+        yield from self._complete(point)
+        return self._enter(number, point, raw)
+
+    def _enter(self, number: int, point: Point, raw: bytes) -> StoredPoint:
+        """Others had the thread meanwhile: what they may have changed is asked again."""
+        stored, committed = self._known(point, raw)
+        if stored is not None and committed:
+            return _answer(stored)
+        checks.sealed_in(point, self.epochs(point.domain))
         if stored is None:
             stored = self._numbered(raw)
         with self._catalog.begin() as connection:
             # From here on nobody else ends the session. A record alone would be adopted one day.
             self.sessions.alive(connection, number)
-            name = records.point_name(domain, point.point_id)
+            name = records.point_name(point.domain, point.point_id)
             self._objects.put_record(name, record.encode_point(stored))
             adoption.enter_point(connection, point, stored)
             self.sessions.end(connection, number, SessionState.COMMITTED)
@@ -138,15 +153,25 @@ class Ledger:
             raise Refused("another recovery point has this ID")
         return stored, bool(rows)
 
-    def _complete(self, point: Point) -> None:
+    def _complete(self, point: Point) -> Steps[None]:
         """Raise Missing unless everything below the root is there."""
-        roots = () if point.root is None else (point.root,)
-        # What the walk learns stays true when the commit is refused: a transaction of its own.
-        with trusting(self._catalog, self._objects, point.domain) as connection:
-            closure = resolve(connection, self._objects, point.domain, roots)
+        closure = yield from self._walk(point.domain, point.root)
         if not closure.complete:
             message = "frames below the root are missing, or nodes form a cycle"
             raise Missing(message, "run again", tuple(closure.missing), closure.more)
+
+    def _walk(self, domain: bytes, root: Reference | None) -> Steps[Closure]:
+        """What the walk learns stays true whatever comes of it: transactions of their own."""
+        walk = Walk(() if root is None else (root,))
+        while True:
+            with trusting(self._catalog, self._objects, domain) as connection:
+                shelf = Shelf(connection, self._objects, domain)
+                completed = walk.step(shelf, _AT_ONCE)
+                ended = completed is None
+                set_complete(connection, domain, completed or walk.closure.completed)
+            if ended:
+                return walk.closure
+            yield
 
     def _numbered(self, raw: bytes) -> PointRecord:
         # Should what follows fail, the number is lost: none is given twice.
@@ -190,14 +215,14 @@ class Ledger:
         with self._catalog.begin() as connection:
             adoption.bury(connection, domain, point_id)
 
-    def wanted(self, session: SessionRow) -> list[Reference]:
+    def wanted(self, session: SessionRow) -> Steps[list[Reference]]:
         mine = [row for row in self._all(session.domain) if row.item == session.item]
         points = (point for _, point in self._loaded(mine))
         newest = max(points, key=lambda point: point.order, default=None)
         if newest is None or newest.root is None:
             return []
-        with trusting(self._catalog, self._objects, session.domain) as connection:
-            return resolve(connection, self._objects, session.domain, (newest.root,)).missing
+        closure = yield from self._walk(session.domain, newest.root)
+        return closure.missing
 
 
 def _answer(stored: PointRecord) -> StoredPoint:

@@ -50,7 +50,7 @@ class _Domain:
         return None if copy is None else copy.arrived.references
 
     def resolve(self, root: Reference | None) -> Closure:
-        closure = Walk(self).run(() if root is None else (root,))
+        closure = Walk(() if root is None else (root,)).run(self)
         self.complete |= closure.completed
         return closure
 
@@ -196,7 +196,7 @@ class MemoryVault:
         domain.complete = {
             one for one in domain.complete if one.kind == Kind.DATA and domain.good(one)
         }
-        domain.complete |= Walk(domain).run(nodes).completed
+        domain.complete |= Walk(nodes).run(domain).completed
 
     async def wanted(self, session: int) -> list[Reference]:
         owner = self._open(session)

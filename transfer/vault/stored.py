@@ -23,7 +23,7 @@ from transfer.vault.catalog import Catalog
 from transfer.vault.directory import release_lock
 from transfer.vault.frames import FrameStore
 from transfer.vault.group_commit import Arrival, store_together
-from transfer.vault.ledger import Ledger
+from transfer.vault.ledger import Ledger, Steps
 from transfer.vault.objects import DirectoryObjects
 from transfer.vault.schema import METADATA_FROM
 
@@ -48,6 +48,20 @@ class StoredVault:
     async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, lambda: function(*args, **kwargs))
+
+    async def _in_steps(self, work: Steps[T]) -> T:
+        """Calls that came meanwhile go before the next step; a cancelled one takes no more."""
+        done: list[T] = []
+
+        def step() -> None:
+            try:
+                next(work)
+            except StopIteration as end:  # no future takes it as an exception
+                done.append(end.value)
+
+        while not done:
+            await self._call(step)
+        return done[0]
 
     async def _in_session(
         self, number: int, function: Callable[Concatenate[bytes, P], T],
@@ -113,7 +127,7 @@ class StoredVault:
 
     async def commit(self, session: int, point: bytes) -> StoredPoint:
         self._for_writing()
-        return await self._call(self._ledger.commit, session, bytes(point))
+        return await self._in_steps(self._ledger.commit(session, bytes(point)))
 
     async def points(
         self, domain: bytes, after: int = 0, limit: int | None = None
@@ -130,13 +144,13 @@ class StoredVault:
         await self._in_session(session, partial(self._frames.report_damaged, session), asked)
 
     async def wanted(self, session: int) -> list[Reference]:
-        def work() -> list[Reference]:
-            found = self._ledger.wanted(self._ledger.sessions.get(session))
+        def work() -> Steps[list[Reference]]:
+            found = yield from self._ledger.wanted(self._ledger.sessions.get(session))
             if found:
                 self._frames.doubt(session)
             return found
 
-        return await self._call(work)
+        return await self._in_steps(work())
 
     async def statistics(self, domain: bytes | None = None) -> dict[str, int]:
         return await self._call(statistics, self._catalog, domain)
