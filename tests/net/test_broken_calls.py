@@ -131,6 +131,14 @@ async def test_a_vault_that_stays_away_is_told_after_as_long_as_was_asked_for(fa
     await vault.close()
 
 
+async def test_a_run_that_ends_does_not_wait_for_a_vault_that_is_away(vault, relay):
+    session = (await vault.open_session(DOMAIN, ITEM)).number
+    await relay.stop()
+    began = time.monotonic()
+    await vault.end_session(session)
+    assert time.monotonic() - began < 1
+
+
 async def test_what_holds_a_session_up_never_waits_behind_data(far, vault):
     session = (await vault.open_session(DOMAIN, ITEM)).number
     slow = vault.limited(Limits(Limiter(100_000), Limiter(None)))

@@ -4,7 +4,9 @@ It never believes an answer further than its own checks go: sizes before they ar
 against what was asked. Whether a frame is what its ID says is for the workers that open it.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 import aiohttp
@@ -26,6 +28,7 @@ from transfer.vault.base import (
 )
 
 Body = TypeVar("Body", bound=msgspec.Struct)
+_FAREWELL = 5.0  # seconds
 _MAX_LISTING = 256 * 2**20  # bytes of points; 100,000 of them have some 200 MiB
 UNLIMITED = Limits(Limiter(None), Limiter(None))
 
@@ -107,7 +110,14 @@ class RemoteVault:
         await self._call(_post(f"/sessions/{session}/heartbeat", {}, control=True))
 
     async def end_session(self, session: int) -> None:
-        await self._call(_post(f"/sessions/{session}/end", {}, control=True))
+        """Said once: a run that ends because the vault is away shall not wait for it again.
+
+        A session whose end was not heard is fenced by its owner's next, or expires.
+        """
+        request = _post(f"/sessions/{session}/end", {}, control=True)
+        with suppress(VaultUnavailable, TimeoutError):
+            async with asyncio.timeout(_FAREWELL):
+                await self._transport.once(request, self.limits)
 
     async def have(
         self, session: int, tag: int, generation: int, ids: Sequence[bytes]
