@@ -281,7 +281,7 @@ async def _frames(data: AsyncIterator[bytes]) -> AsyncIterator[tuple[frame.Heade
         while (header := frame.decode_header(buffer)) is not None:
             if len(buffer) < header.frame_length:
                 break
-            yield header, bytes(buffer[: header.frame_length])
+            yield header, bytes(memoryview(buffer)[: header.frame_length])
             del buffer[: header.frame_length]
     if buffer:
         raise FormatError("the vault's last frame is cut short")
