@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import keyword
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
@@ -19,6 +20,7 @@ class Command(Protocol):
 
 
 COMMANDS = {
+    "try": "back up, restore and compare a directory, with a vault that goes afterwards",
     "backup": "make a recovery point of directories, files or devices",
     "restore": "give a recovery point back",
     "verify": "open everything below a recovery point, and write nothing",
@@ -81,7 +83,9 @@ def make_parser(chosen: str | None = None) -> argparse.ArgumentParser:
 
 
 def load(name: str) -> Command:
-    command: Command = importlib.import_module(f"transfer.cli.{name}")
+    # `try` is no name that a module's name in an import could be.
+    module = f"{name}_" if keyword.iskeyword(name) else name
+    command: Command = importlib.import_module(f"transfer.cli.{module}")
     return command
 
 

@@ -2,9 +2,13 @@
 
 import argparse
 import asyncio
+import os
 import re
 import signal
 import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 
 from transfer.cli import output
 from transfer.cli.running import new_loop
@@ -34,6 +38,8 @@ async def _serve(args: argparse.Namespace, host: str, port: int) -> str:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    if args.until_stdin_closes:
+        _when_stdin_closes(lambda: loop.call_soon_threadsafe(stop.set))
     log = _log if args.log_requests else None
     async with serving(args.directory, host, port, log=log) as address:
         if not args.json:
@@ -45,6 +51,19 @@ async def _serve(args: argparse.Namespace, host: str, port: int) -> str:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
     return address
+
+
+def _when_stdin_closes(tell: Callable[[], object]) -> None:
+    """A thread, for an event loop cannot wait for every kind of file; it holds nothing up."""
+
+    def wait() -> None:
+        with suppress(OSError):  # there is none
+            while os.read(0, 4096):
+                pass
+        with suppress(RuntimeError):  # the loop has ended before
+            tell()
+
+    threading.Thread(target=wait, name="stdin", daemon=True).start()
 
 
 def _log(done: Done) -> None:

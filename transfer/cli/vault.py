@@ -115,6 +115,10 @@ def _serve_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log-requests", action="store_true", help="say on stderr what each request asked for"
     )
+    parser.add_argument(
+        "--until-stdin-closes", action="store_true",
+        help="stop as well when standard input ends, as a pipe from a program that has ended does",
+    )  # fmt: skip
 
 
 def _credentials_options(parser: argparse.ArgumentParser) -> None:
