@@ -153,6 +153,15 @@ async def test_a_buffer_granted_in_the_moment_of_a_cancellation_comes_back(ask):
     assert ask.buffers.in_use == 0
 
 
+async def test_who_is_cancelled_in_the_moment_of_a_release_is_passed_over(ask):
+    held, waiting, behind = await ask(A, 6), await ask(A, 5), await ask(A, 6)
+    held.end()
+    waiting.task.cancel()
+    await settle()
+    assert waiting.task.cancelled() and behind.served
+    assert held.task.exception() is None and ask.buffers.in_use == 6
+
+
 async def test_an_error_in_the_block_gives_the_buffer_back():
     buffers = ReceiveBuffers(TOTAL, SHARE)
     with pytest.raises(RuntimeError):

@@ -47,7 +47,7 @@ class TokenBucket:
 
     def give_back(self, amount: int) -> None:
         """What was taken and will not be used."""
-        self._tokens = min(self.burst, self._tokens + amount)
+        self._tokens += amount  # cut to the burst at the next look
 
     def _debt_seconds(self) -> float:
         return max(0.0, -self._tokens / self.rate)
