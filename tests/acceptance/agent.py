@@ -13,14 +13,20 @@ from transfer.vault.open import open_vault
 
 
 class Machine:
-    """A machine's state and the vault that it uses, both below *top*."""
+    """A machine's state and the vault that it uses, both below *top*.
 
-    def __init__(self, top: Path, state: str = "state", vault: str = "vault") -> None:
-        self.top, self.state, self.vault = top, top / state, top / vault
+    *far*: through the server of that vault, with which the state is registered.
+    """
+
+    def __init__(
+        self, top: Path, state: str = "state", vault: str = "vault", far: bool = False
+    ) -> None:
+        self.top, self.state, self.vault, self.far = top, top / state, top / vault, far
         self.passphrase = PASSPHRASE
 
     def open(self):
-        return open_agent(self.state, self.vault, Secret(lambda _: self.passphrase), create=True)
+        vault = None if self.far else self.vault
+        return open_agent(self.state, vault, Secret(lambda _: self.passphrase), create=True)
 
     async def backup(self, *paths, item="item", **options):
         options = {"workers": 0} | options
@@ -36,7 +42,7 @@ class Machine:
 
     async def points(self) -> list[point.Point]:
         """All points of the vault, in order of arrival; needs no key."""
-        vault = await open_vault(self.vault)
+        vault = await open_vault(self.vault, beside=True)
         try:
             (domain,) = await vault.domains()
             return [point.decode(each.record) for each in await vault.points(domain)]

@@ -7,7 +7,8 @@ import pytest
 
 from tests.acceptance import trees
 from tests.acceptance.needs import lacking
-from tests.acceptance.shell import Shell, end_all
+from tests.acceptance.served import shell_at
+from tests.acceptance.shell import end_all
 
 
 @pytest.fixture(autouse=True)
@@ -17,8 +18,9 @@ def no_process_outlives_its_test():
 
 
 @pytest.fixture
-def shell(tmp_path):
-    return Shell(tmp_path)
+def shell(tmp_path, request):
+    """Its vault is near, unless the test asks for one that is "far"."""
+    return shell_at(tmp_path, getattr(request, "param", "near"))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,16 @@ _started: "list[subprocess.Popen[str]]" = []
 
 @dataclass
 class Shell:
-    """Vault, state and passphrase stand in *top*; *user* is who runs it, with this *python*."""
+    """Vault, state and passphrase stand in *top*; *user* runs it, with this *python*, in *code*.
+
+    *far*: without --vault, for a machine that is registered with a server.
+    """
 
     top: Path
     python: str = sys.executable
     user: int | None = None
-    place: Path = ROOT
+    code: Path = ROOT
+    far: bool = False
     extra: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -38,19 +43,15 @@ class Shell:
     ) -> subprocess.Popen[str]:  # fmt: skip
         """The running process; *plain*: without vault, state and passphrase."""
         agent = [] if plain else [
-            "--vault", self.top / vault, "--state", self.top / state,
-            "--passphrase-file", self.top / passphrase,
+            "--state", self.top / state, "--passphrase-file", self.top / passphrase,
         ]  # fmt: skip
+        if not (plain or self.far):
+            agent += ["--vault", self.top / vault]
         command = [self.python, "-m", "transfer", *words, *agent, *self.extra, "--json"]
         rights = {} if self.user is None else {
             "user": self.user, "group": self.user, "extra_groups": [],
         }  # fmt: skip
-        process = subprocess.Popen(
-            [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, cwd=self.place, **rights,
-        )  # fmt: skip
-        _started.append(process)
-        return process
+        return spawn(command, stderr=subprocess.PIPE, cwd=self.code, **rights)
 
     def finish(self, process: "subprocess.Popen[str]", expect: int | None = 0) -> dict[str, Any]:
         with process:
@@ -59,6 +60,16 @@ class Shell:
         answer: dict[str, Any] = json.loads(out) if out else {}
         assert expect in (None, process.returncode), (process.returncode, answer, errors)
         return answer
+
+
+def spawn(command: Sequence[object], **options: Any) -> subprocess.Popen[str]:
+    """A process that does not outlive the test."""
+    process = subprocess.Popen(
+        [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        text=True, **options,
+    )  # fmt: skip
+    _started.append(process)
+    return process
 
 
 def end_all() -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.acceptance import trees
 from tests.acceptance.compare import SLACK, differences
 from tests.acceptance.needs import needs_root, space, tool
+from tests.acceptance.served import shell_at
 from tests.acceptance.shell import Shell
 from tests.acceptance.unprivileged import build_tree, find_python, shell_of_nobody
 
@@ -42,7 +43,18 @@ def slowly(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("workers", [2, slowly(0), slowly(1), slowly(5)])
+@pytest.mark.parametrize(
+    ("shell", "workers"),
+    [
+        ("near", 2),
+        slowly("near", 0),
+        slowly("near", 1),
+        slowly("near", 5),
+        slowly("far", 0),
+        slowly("far", 2),
+    ],
+    indirect=["shell"],
+)
 def test_every_hard_case_comes_back(shell, tricky, workers):
     """Also into a directory that would give what is made in it rights of its own."""
     (shell.top / "back").mkdir()
@@ -51,12 +63,15 @@ def test_every_hard_case_comes_back(shell, tricky, workers):
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("shell", "options"),
     [
-        "--block-size 64K --compression off",
-        slowly("--block-size 4M --compression fast"),
-        slowly("--compression better"),
+        ("far", "--block-size 64K --compression off"),
+        slowly("near", "--block-size 64K --compression off"),
+        slowly("near", "--block-size 4M --compression fast"),
+        slowly("far", "--block-size 4M --compression fast --connections 16"),
+        slowly("near", "--compression better"),
     ],
+    indirect=["shell"],
 )
 def test_neither_block_size_nor_compression_changes_what_comes_back(shell, tricky, options):
     assert there_and_back(shell, tricky, backup=options.split())[1] == []
@@ -69,8 +84,9 @@ def test_an_empty_tree_comes_back(shell, tmp_path):
     assert there_and_back(shell, top)[1] == []
 
 
-def test_a_user_without_rights_gets_back_every_hard_case_of_its_own(work, python_of_nobody):
-    shell = shell_of_nobody(work, python_of_nobody)
+@pytest.mark.parametrize("place", ["far", slowly("near")])
+def test_a_user_without_rights_gets_back_every_hard_case_of_its_own(work, python_of_nobody, place):
+    shell = shell_of_nobody(work, python_of_nobody, place)
     build_tree(shell, shell.top / "tricky")
     assert there_and_back(shell, shell.top / "tricky")[1] == []
 
@@ -94,13 +110,14 @@ def test_a_user_without_rights_gets_all_but_what_only_root_may_set(work, python_
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_50_000_real_files_come_back_and_cost_nothing_again(shell, work):
+def test_50_000_real_files_come_back_and_cost_nothing_again(work):
+    """Far only: what is sent there is what a vault in this process would be given."""
     space(work, 8 << 30)
-    tops = real_copy(work)
-    made, found = there_and_back(Shell(work), *tops)
+    tops, shell = real_copy(work), shell_at(work, "far")
+    made, found = there_and_back(shell, *tops)
     assert made["files"] >= 50_000
     assert found == []
-    assert stores_nothing(Shell(work), *tops)
+    assert stores_nothing(shell, *tops)
 
 
 def real_copy(work):
@@ -115,25 +132,28 @@ def real_copy(work):
     return tops
 
 
-def test_a_small_ext4_image_comes_back(work):
-    an_ext4_image_comes_back(work, 64 << 20, trees.many_files(work / "content", 500))
+@pytest.mark.parametrize("place", ["near", "far"])
+def test_a_small_ext4_image_comes_back(work, place):
+    content = trees.many_files(work / "content", 500)
+    an_ext4_image_comes_back(shell_at(work, place), 64 << 20, content)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_4_gib_ext4_image_comes_back(work):
-    space(work, 12 << 30)
+def test_a_2_gib_ext4_image_comes_back(work):
+    """Far only, as above; 4 GiB and 1 TiB pass through in test_memory.py."""
+    space(work, 8 << 30)
     content = trees.many_files(work / "content", 5_000)
     trees.image(content / "database", 1 << 30)
-    an_ext4_image_comes_back(work, 4 << 30, content)
+    an_ext4_image_comes_back(shell_at(work, "far"), 2 << 30, content)
 
 
-def an_ext4_image_comes_back(work, size, content):
+def an_ext4_image_comes_back(shell, size, content):
     """It is the same and as sparse, and one changed byte costs one block and at most four nodes."""
     tool("mkfs.ext4", "e2fsprogs")
+    work = shell.top
     (work / "disks").mkdir()
     disk = trees.ext4_image(work / "disks" / "disk.img", size, content)
-    shell = Shell(work)
     shell("backup", "item", disk)
     assert stores_nothing(shell, disk)
     (work / "back").mkdir()

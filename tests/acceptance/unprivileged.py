@@ -8,6 +8,7 @@ import sysconfig
 from pathlib import Path
 
 from tests.acceptance.needs import lacking
+from tests.acceptance.served import shell_at
 from tests.acceptance.shell import ROOT, Shell
 
 NOBODY = 65_534
@@ -35,14 +36,14 @@ def find_python(work: Path) -> tuple[str, Path]:
     return python, place
 
 
-def shell_of_nobody(work: Path, python: tuple[str, Path]) -> Shell:
+def shell_of_nobody(work: Path, python: tuple[str, Path], place: str = "near") -> Shell:
     """A shell with a home below *work*: of this user, or of nobody if this user is root."""
     home = work / "home"
     home.mkdir()
     if os.geteuid() != 0:
-        return Shell(home)
+        return shell_at(home, place)
     os.chown(home, NOBODY, NOBODY)
-    return Shell(home, python[0], NOBODY, python[1])
+    return shell_at(home, place, python=python[0], user=NOBODY, code=python[1])
 
 
 def build_tree(shell: Shell, top: Path) -> None:
@@ -52,7 +53,7 @@ def build_tree(shell: Shell, top: Path) -> None:
     rights = {"user": shell.user, "group": shell.user, "extra_groups": []} if shell.user else {}
     command = [shell.python, "-c", code, str(top)]
     done = subprocess.run(
-        command, cwd=shell.place, check=False, capture_output=True, text=True, **rights
+        command, cwd=shell.code, check=False, capture_output=True, text=True, **rights
     )
     if "OSError" in done.stderr:
         lacking(f"the file system of TMPDIR cannot hold the hard cases: {done.stderr[-200:]}")
