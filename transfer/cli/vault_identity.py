@@ -22,6 +22,7 @@ from transfer.vault.directory import explained, read_vault_file
 from transfer.vault.registry import Registry
 
 _MAX_ADDRESS_FILE = 4096
+_MAX_VALID = 365 * 24 * 3600  # seconds
 
 
 class _Address(msgspec.Struct):
@@ -40,8 +41,8 @@ def _open(path: Path) -> tuple[Registry, Authority]:
 
 
 def run_credentials(args: argparse.Namespace) -> output.Outcome:
-    if args.valid <= 0:
-        raise UsageError("--valid 0 would be a credential that has expired", "write 48h or 30m")
+    if not 0 < args.valid <= _MAX_VALID:
+        raise UsageError("--valid is more than nothing, and at most a year", "write 48h or 30m")
     if args.out == "-" and args.quiet and not args.json:
         raise UsageError("--quiet would hide the credential", "leave it out, or name a file")
     registry, _ = _open(args.directory)
