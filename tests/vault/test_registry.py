@@ -397,6 +397,15 @@ def test_a_machine_that_keeps_its_key_is_renewed_when_that_is_due(far, registry,
     assert registry.renew(old, machine.csr) != old.der
 
 
+def test_a_key_of_before_a_registration_gets_no_certificate_of_before_it(far, registry):
+    lost, back = far.registered("db1"), Machine("x")
+    back.register(registry, far.credential(FOR, "db1"))
+    again = certificates.read(registry.renew(back.certificate, lost.csr))
+    assert again != lost.certificate
+    back.call(registry)
+    registry.authorise(again, ADDRESS)
+
+
 def test_many_renewals_push_out_what_is_worth_least(far, registry):
     machine = far.registered("db1")
     machine.call(registry)
