@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol
 from transfer.formats.reference import Reference
 from transfer.vault.base import MAX_MISSING
 
+_ENTERING = 20  # rows that are read in the time that a node's own query and its frame take
+
 
 class Standing(IntEnum):
     MISSING = 0  # no good copy
@@ -47,7 +49,7 @@ class Walk:
 
     It may be done in steps, between which frames come and others are found damaged: what is
     remembered from one step to the next is a plan, and no promise. A node is called complete only
-    on what the same step has seen of all its children.
+    on what the same step has seen of it and of all its children.
 
     Memory: some 250 bytes for each node that has to be walked and for each missing frame; nothing
     for what is known to be complete, which is all but everything.
@@ -72,9 +74,9 @@ class Walk:
         return Closure(self._completed, list(self._missing), self._more, self._complete)
 
     def step(self, copies: Copies, budget: int | None = None) -> set[Reference] | None:
-        """Go on until some *budget* references were looked at; what was completed, None at the end.
+        """Go on until some *budget* references were looked at; None at the end.
 
-        What it completed is to be kept by whoever answers for *copies* before the next step.
+        Else what was completed, which is kept in the *copies* before the next step.
         """
         self._step, self._looked, self._completed = self._step + 1, 0, set()
         while self._stack:
@@ -91,7 +93,7 @@ class Walk:
     def _enter(self, copies: Copies, node: Reference) -> None:
         if node in self._incomplete or node in self._completed:
             return
-        self._looked += 1
+        self._looked += _ENTERING
         children = copies.children(node)
         if children is None:
             self._miss(node)
@@ -103,6 +105,10 @@ class Walk:
     def _look_again(self, copies: Copies, visit: _Visit) -> bool:
         """At what earlier steps saw; whether there are children to be walked now."""
         visit.ahead, visit.sound = self._look(copies, visit.children)
+        node = visit.node
+        if node is not None and copies.standings((node,))[node] == Standing.MISSING:
+            self._miss(node)
+            visit.sound = False
         visit.step, visit.rest = self._step, iter(visit.ahead)
         return bool(visit.ahead)
 

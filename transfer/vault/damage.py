@@ -26,9 +26,11 @@ from transfer.vault.closure import Standing
 from transfer.vault.copies import Shelf, child_list
 from transfer.vault.objects import DirectoryObjects
 from transfer.vault.schema import METADATA_FROM, BrokenRow, FrameRow, State, checked
+from transfer.vault.steps import Steps, at_once
 
 _DIRECTORIES_FROM = tag_of(Kind.PAGE)
 _LAST = 255
+Nodes = list[tuple[Reference, bytes | None]]  # each with its child list
 
 
 def mark(
@@ -79,10 +81,23 @@ def trusting(catalog: Catalog, objects: DirectoryObjects, domain: bytes) -> Iter
     """A transaction in which the `complete` of the domain's nodes can be believed."""
     while True:
         with catalog.begin() as connection:
-            if not _broken(connection, domain, limit=1):
+            if may_be_trusted(connection, domain):
                 yield connection
                 return
         clear_above(catalog, objects, domain)
+
+
+def settled(catalog: Catalog, objects: DirectoryObjects, domain: bytes) -> Steps[None]:
+    """What `trusting` would have to do first, in steps; it may have to again, right after."""
+    while True:
+        with catalog.begin() as connection:
+            if may_be_trusted(connection, domain):
+                return
+        yield from _clearing(catalog, objects, domain)
+
+
+def may_be_trusted(connection: sa.Connection, domain: bytes) -> bool:
+    return not _broken(connection, domain, limit=1)
 
 
 def _broken(connection: sa.Connection, domain: bytes, limit: int | None = None) -> list[BrokenRow]:
@@ -95,17 +110,20 @@ def _broken(connection: sa.Connection, domain: bytes, limit: int | None = None) 
 
 
 def clear_above(catalog: Catalog, objects: DirectoryObjects, domain: bytes) -> None:
-    """Clear `complete` on every node that reaches a broken frame.
+    """Clear `complete` on every node that reaches a broken frame."""
+    at_once(_clearing(catalog, objects, domain))
 
-    Cut short it begins anew: the broken rows go last.
-    """
+
+def _clearing(catalog: Catalog, objects: DirectoryObjects, domain: bytes) -> Steps[None]:
+    """Cut short it begins anew: the broken rows go last, and until then no node is completed."""
     with catalog.begin() as connection:
         rows = _broken(connection, domain)
         found = Shelf(connection, objects, domain).standings([Reference(r.tag, r.id) for r in rows])
         # There is another copy, or a new one: what is above was complete, and is.
         lost = [one for one, standing in found.items() if standing != Standing.COMPLETE]
     if lost:
-        _clear(catalog, domain, _above(_complete_nodes(catalog, objects, domain), lost))
+        hit = yield from _above(_complete_nodes(catalog, objects, domain), lost)
+        yield from _clear(catalog, domain, hit)
     with catalog.begin() as connection:
         column = schema.broken.c
         for row in rows:
@@ -113,14 +131,10 @@ def clear_above(catalog: Catalog, objects: DirectoryObjects, domain: bytes) -> N
             connection.execute(sa.delete(schema.broken).where(*this))
 
 
-def _complete_nodes(
-    catalog: Catalog, objects: DirectoryObjects, domain: bytes
-) -> Iterator[tuple[Reference, bytes | None]]:
-    """Each with its child list, in order of tags: streams from the leaves up, then directories."""
+def _complete_nodes(catalog: Catalog, objects: DirectoryObjects, domain: bytes) -> Iterator[Nodes]:
+    """In order of tags: streams from the leaves up, then directories."""
     for page in node_pages(catalog, domain):
-        for row in page:
-            if row.complete:
-                yield row.reference, child_list(objects, row)
+        yield [(row.reference, child_list(objects, row)) for row in page if row.complete]
 
 
 def node_pages(catalog: Catalog, domain: bytes) -> Iterator[list[FrameRow]]:
@@ -135,9 +149,7 @@ def node_pages(catalog: Catalog, domain: bytes) -> Iterator[list[FrameRow]]:
         after = page[-1]
 
 
-def _above(
-    nodes: Iterable[tuple[Reference, bytes | None]], lost: Iterable[Reference]
-) -> set[bytes]:
+def _above(pages: Iterable[Nodes], lost: Iterable[Reference]) -> Steps[set[bytes]]:
     """The last 8 bytes of the ID of each node that reaches one of *lost*, or cannot be read.
 
     Should two IDs end alike, a node too many is cleared, and completed by the next walk. A stream
@@ -146,17 +158,19 @@ def _above(
     """
     hit = {reference.id[-8:] for reference in lost}
     links: list[bytes] = []  # 8 bytes of a child, 8 of the page or index that names it
-    for reference, children in nodes:
-        own = reference.id[-8:]
-        ends = range(REFERENCE_SIZE, len(children or b"") + 1, REFERENCE_SIZE)
-        if children is None or not hit.isdisjoint(children[at - 8 : at] for at in ends):
-            hit.add(own)
-        elif reference.tag >= _DIRECTORIES_FROM:
-            links.extend(
-                children[at - 8 : at] + own
-                for at in ends
-                if children[at - REFERENCE_SIZE] >= _DIRECTORIES_FROM
-            )
+    for nodes in pages:
+        for reference, children in nodes:
+            own = reference.id[-8:]
+            ends = range(REFERENCE_SIZE, len(children or b"") + 1, REFERENCE_SIZE)
+            if children is None or not hit.isdisjoint(children[at - 8 : at] for at in ends):
+                hit.add(own)
+            elif reference.tag >= _DIRECTORIES_FROM:
+                links.extend(
+                    children[at - 8 : at] + own
+                    for at in ends
+                    if children[at - REFERENCE_SIZE] >= _DIRECTORIES_FROM
+                )
+        yield
     _follow(hit, sorted(links))
     return hit
 
@@ -175,7 +189,7 @@ def _follow(hit: set[bytes], links: list[bytes]) -> None:
             at += 1
 
 
-def _clear(catalog: Catalog, domain: bytes, hit: set[bytes]) -> None:
+def _clear(catalog: Catalog, domain: bytes, hit: set[bytes]) -> Steps[None]:
     after: FrameRow | None = None
     while True:
         with catalog.begin() as connection:
@@ -185,3 +199,4 @@ def _clear(catalog: Catalog, domain: bytes, hit: set[bytes]) -> None:
         if not page:
             return
         after = page[-1]
+        yield

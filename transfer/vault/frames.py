@@ -18,11 +18,12 @@ from transfer.vault.catalog import Catalog, find_frames, put, put_frames
 from transfer.vault.checks import Arrived, Epochs
 from transfer.vault.closure import Standing
 from transfer.vault.copies import Shelf, read_copy, row_of, set_complete
-from transfer.vault.damage import mark, note_broken, trusting
+from transfer.vault.damage import mark, may_be_trusted, note_broken, settled, trusting
 from transfer.vault.durable import not_stored
 from transfer.vault.objects import DirectoryObjects
 from transfer.vault.open_pack import OpenPack
 from transfer.vault.schema import METADATA_FROM, FrameRow, PackRow, State
+from transfer.vault.steps import Steps
 
 
 class Request(NamedTuple):
@@ -38,9 +39,13 @@ class FrameStore:
         self._open: dict[tuple[bytes, PackClass], OpenPack] = {}
         self._doubting: set[int] = set()  # sessions that met damage
 
-    def have(self, domain: bytes, tag: int, generation: int, ids: Sequence[bytes]) -> list[bool]:
+    def have(
+        self, domain: bytes, tag: int, generation: int, ids: Sequence[bytes]
+    ) -> Steps[list[bool]]:
         references = [Reference(tag, bytes(id)) for id in ids]
         nodes = tag >= METADATA_FROM
+        if nodes:
+            yield from settled(self._catalog, self._objects, domain)
         begun = trusting(self._catalog, self._objects, domain) if nodes else self._catalog.begin()
         with begun as connection:
             found = find_frames(connection, domain, references)
@@ -93,11 +98,13 @@ class FrameStore:
             for open_pack in touched.values():
                 open_pack.sync()
                 open_pack.confirm()
-            with trusting(self._catalog, self._objects, domain) as connection:
+            with self._catalog.begin() as connection:
                 put_frames(connection, rows)
                 for open_pack in touched.values():
                     note_pack(connection, open_pack.header, open_pack.length, closed=False)
-                self._complete(connection, domain, taken)
+                # Else it is left to the commit: to find out takes long, and others wait.
+                if may_be_trusted(connection, domain):
+                    self._complete(connection, domain, taken)
         except BaseException as error:
             # After a failed fsync nobody knows what the disk holds: these packs take no more.
             self._finish(touched.values(), enter=False)

@@ -1,12 +1,10 @@
 """Keyrings and points of a stored vault. A record is durable before its row.
 
-Synchronous; the vault's one writer thread runs it. What may take long comes in steps, between
-which others have the thread; no transaction is open then.
+Synchronous; the vault's one writer thread runs it, what may take long in steps.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import TypeVar
 
 import sqlalchemy as sa
 
@@ -20,7 +18,7 @@ from transfer.vault.base import Missing, SessionInfo, StoredPoint
 from transfer.vault.catalog import Catalog, current, next_number
 from transfer.vault.closure import Closure, Walk
 from transfer.vault.copies import Shelf, set_complete
-from transfer.vault.damage import trusting
+from transfer.vault.damage import settled, trusting
 from transfer.vault.objects import DirectoryObjects
 from transfer.vault.schema import (
     Counter,
@@ -33,10 +31,9 @@ from transfer.vault.schema import (
     checked,
 )
 from transfer.vault.sessions import Sessions
+from transfer.vault.steps import Steps
 
-T = TypeVar("T")
-Steps = Generator[None, None, T]
-_AT_ONCE = 10_000  # references that a walk looks at before others have the thread
+_AT_ONCE = 5_000  # references that a walk looks at before others have the thread; some 150 ms
 
 
 class Ledger:
@@ -164,6 +161,7 @@ class Ledger:
         """What the walk learns stays true whatever comes of it: transactions of their own."""
         walk = Walk(() if root is None else (root,))
         while True:
+            yield from settled(self._catalog, self._objects, domain)
             with trusting(self._catalog, self._objects, domain) as connection:
                 shelf = Shelf(connection, self._objects, domain)
                 completed = walk.step(shelf, _AT_ONCE)

@@ -1,8 +1,8 @@
 """StoredVault: a vault in a directory, a catalog beside its objects.
 
-All its work is done by one thread of its own, so calls follow each other and the event loop
-never waits for a disk. Frames that arrive while the disk is busy are stored together, under one
-fsync. `transfer.vault.open` makes one.
+All its work is done by one thread of its own, so calls follow each other, and the event loop never
+waits for a disk. What may take long is done in steps, with other calls between them. Frames that
+arrive while the disk is busy are stored together, under one fsync. `transfer.vault.open` makes one.
 """
 
 import asyncio
@@ -23,9 +23,10 @@ from transfer.vault.catalog import Catalog
 from transfer.vault.directory import release_lock
 from transfer.vault.frames import FrameStore
 from transfer.vault.group_commit import Arrival, store_together
-from transfer.vault.ledger import Ledger, Steps
+from transfer.vault.ledger import Ledger
 from transfer.vault.objects import DirectoryObjects
 from transfer.vault.schema import METADATA_FROM
+from transfer.vault.steps import Steps
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -109,7 +110,11 @@ class StoredVault:
     async def have(
         self, session: int, tag: int, generation: int, ids: Sequence[bytes]
     ) -> list[bool]:
-        return await self._in_session(session, self._frames.have, tag, generation, ids)
+        def work() -> Steps[list[bool]]:
+            domain = self._ledger.sessions.get(session).domain
+            return (yield from self._frames.have(domain, tag, generation, ids))
+
+        return await self._in_steps(work())
 
     async def store(self, session: int, frames: Buffer) -> list[Outcome]:
         self._for_writing()
