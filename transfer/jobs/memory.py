@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-_INTERVAL = 0.1  # seconds between two looks
+_INTERVAL = 0.2  # seconds between two looks
 
 
 class Peak:
