@@ -42,6 +42,8 @@ class Machine:
         self.csr = certificates.request(certificates.new_key())
 
     def registration(self, given):
+        if given.kind is not CredentialKind.REGISTER:
+            return Registration(given.id, given.secret, self.id, self.name, self.csr)
         message = credential.proof_message(given.vault, given.id, self.id, self.csr)
         proof = signing.sign(self.signing_key, message)
         return Registration(

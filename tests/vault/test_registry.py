@@ -333,6 +333,17 @@ def test_a_reader_is_a_machine_of_its_own_in_the_others_domain(far, registry):
     db1.call(registry)
 
 
+@pytest.mark.parametrize("kind", [FOR, READ])
+def test_who_joins_a_domain_brings_no_keyring(far, registry, kind):
+    far.registered("db1")
+    asked = Machine("other").registration(far.credential(kind, "db1"))
+    raw = Machine("other").keyring
+    for changes in ({"keyring": raw}, {"proof": bytes(64)}, {"keyring": b""}):
+        with pytest.raises(FormatError, match="brings no keyring"):
+            registry.examine(asked._replace(**changes))
+    registry.register(asked)
+
+
 def test_a_revoked_machine_does_not_come_back_but_can_be_read(far, registry):
     db1 = far.registered("db1")
     given, ordinary = far.credential(FOR, "db1"), far.credential()

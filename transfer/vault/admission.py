@@ -117,6 +117,9 @@ def _who(
     if found.target is None:
         domain = _own_domain(vault, asked)
         return Identity(asked.machine, domain, Role.MACHINE), checked_name(asked.name)
+    if asked.keyring is not None or asked.proof is not None:
+        # The vault would keep it, unasked whose it is.
+        raise FormatError("a machine that joins another's domain brings no keyring")
     try:
         target = identities.machine(found.target)
     except FormatError as error:
