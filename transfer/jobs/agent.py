@@ -25,6 +25,7 @@ from transfer.jobs.keyring import OpenKeyring
 from transfer.jobs.state import Head, Known, Machine, StateDirectory
 from transfer.net.client import RemoteVault
 from transfer.net.transport import Limits
+from transfer.pipeline.node_cache import NodeCache
 from transfer.pipeline.sealing import Opener
 from transfer.pipeline.workers import Pool
 from transfer.throttle.limiter import Limiter
@@ -107,6 +108,12 @@ class Agent:
             if rate is not None:
                 raise limits_nothing(name, self.place)
         return self
+
+    def node_cache(self, item: bytes) -> NodeCache | None:
+        """For backups of *item*; of a vault that is near, its own disk is as good."""
+        if not isinstance(self.vault, RemoteVault):
+            return None
+        return NodeCache(self.state.path / "nodes" / f"{self.vault_id.hex()}.{item.hex()}")
 
     def limited_by(self, seconds: float) -> str | None:
         """`up` if that limit held a run of so many seconds back for most of the time."""

@@ -88,7 +88,7 @@ class _Run:
         protected: list[Protected],
     ) -> None:  # fmt: skip
         self.agent, self.options, self.progress, self.item = agent, options, progress, item
-        self.protected = protected
+        self.protected, self.cache = protected, agent.node_cache(item)
 
     async def go(self) -> BackupResult:
         self.progress.phase_is("opening the view")
@@ -102,11 +102,15 @@ class _Run:
                 raise NotStored("another machine has changed the keyring meanwhile", "run again")
             pool = agent.pool(self.options.workers, tasks.Tools, self.options.compression)
             async with pool:
+                if self.cache is not None:
+                    await asyncio.to_thread(self.cache.open)
                 parent = await self._parent(pool, in_doubt)
                 wanted = await agent.vault.wanted(session.number) if parent else []
                 result, point = await self._commit(pool, journal, session, parent, not wanted)
         finally:
             journal.close()
+            if self.cache is not None:
+                self.cache.close()
             # After a commit this changes nothing.
             await asyncio.shield(agent.vault.end_session(session.number))
         if point is not None:
@@ -157,7 +161,9 @@ class _Run:
         """Send and commit; once more without trust in the parent if its closure has a gap."""
         while True:
             await asyncio.to_thread(journal.begin, self._begin(session, parent))
-            attempt = RootSender(self.agent, self.options, self.progress, self.protected)
+            attempt = RootSender(
+                self.agent, self.options, self.progress, self.protected, self.cache
+            )
             root, marks, sent = await attempt.send(pool, session.number, parent, trust)
             if self.options.dry_run:
                 return self._result(attempt, sent, None, parent), None
@@ -173,6 +179,8 @@ class _Run:
                 trust = False
                 continue
             await asyncio.to_thread(journal.end, True)
+            if self.cache is not None:
+                await asyncio.to_thread(self.cache.commit)
             return self._result(attempt, sent, point, parent), point
 
     async def _sealed(

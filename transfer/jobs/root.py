@@ -30,6 +30,7 @@ from transfer.pipeline import tasks
 from transfer.pipeline.batching import task_group
 from transfer.pipeline.directories import DirectoryBuilder
 from transfer.pipeline.fetch import NodeReader
+from transfer.pipeline.node_cache import NodeCache
 from transfer.pipeline.send import Sender, Sent
 from transfer.pipeline.streams import send_stream
 from transfer.pipeline.tree import TreeOptions, TreeSender
@@ -64,10 +65,11 @@ class RootSender:
     """Sends everything below one root, in the order of the PATHs' names."""
 
     def __init__(
-        self, agent: Agent, options: BackupOptions, progress: Progress, protected: list[Protected]
-    ) -> None:
+        self, agent: Agent, options: BackupOptions, progress: Progress,
+        protected: list[Protected], cache: NodeCache | None = None,
+    ) -> None:  # fmt: skip
         self.agent, self.options, self.progress = agent, options, progress
-        self.protected = protected
+        self.protected, self.cache = protected, cache
         self.counts, self.consistency = Counts(), Consistency.CRASH
         self.boot = _boot_id()
 
@@ -82,10 +84,11 @@ class RootSender:
         old_marks = details.marks if details and trust and not self.options.full else []
         marks: list[Mark] = []
         async with task_group() as group:
-            nodes = NodeReader(pool, self.agent.vault, session, group)
+            nodes = NodeReader(pool, self.agent.vault, session, group, self.cache)
             sender = Sender(
                 pool, self.agent.vault, session, generation, group=group, trust_parent=trust,
                 sending=self.progress.sending, uploads=self.agent.uploads,
+                cache=self.cache,
             )  # fmt: skip
             before = await _entries(nodes, root)
             builder = DirectoryBuilder(sender, set() if root is None else {root.id})

@@ -6,6 +6,8 @@ registration.json       the far vault: address, authorities, this machine's cert
 registering.json        a registration that is under way, to be gone on with
 vaults/VAULT.json       domain, incarnation, and the newest point seen of each item
 locks/ITEM              one writer per item on this machine
+journals/VAULT.ITEM     see journal.py
+nodes/VAULT.ITEM        nodes of the item's newest point; see pipeline/node_cache.py
 
 Directories are 0700 and files 0600; nobody else may own them.
 """

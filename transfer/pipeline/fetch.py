@@ -17,6 +17,7 @@ from transfer.formats.stream import (
 )
 from transfer.pipeline import tasks
 from transfer.pipeline.batching import Batcher
+from transfer.pipeline.node_cache import NodeCache
 from transfer.pipeline.workers import Pool
 from transfer.vault.base import Vault
 
@@ -26,8 +27,11 @@ Opened = tuple[bytes, bytes] | str | None  # a node, what is wrong with it, or m
 class NodeReader:
     """Nodes and what they say, from a vault in one read session or a writer's own."""
 
-    def __init__(self, pool: Pool, vault: Vault, session: int, group: asyncio.TaskGroup) -> None:
-        self._pool, self._vault, self._session = pool, vault, session
+    def __init__(
+        self, pool: Pool, vault: Vault, session: int, group: asyncio.TaskGroup,
+        cache: NodeCache | None = None,
+    ) -> None:  # fmt: skip
+        self._pool, self._vault, self._session, self._cache = pool, vault, session, cache
         # A page has at most 256 KiB: 32 of them stay below what one message to a worker may hold.
         self._load: Batcher[Reference, Opened] = Batcher(
             group, self._load_together, lambda _: 1, limit=32, count=32, parallel=2
@@ -44,13 +48,35 @@ class NodeReader:
         return opened
 
     async def _load_together(self, references: list[Reference]) -> list[Opened]:
-        raws = await self._vault.fetch(self._session, references)
-        there = [(raw, each) for raw, each in zip(raws, references, strict=True) if raw is not None]
-        opened = await self._pool.call(
-            tasks.open_nodes, [raw for raw, _ in there], [each for _, each in there]
-        )
-        found = iter(opened)
-        return [None if raw is None else next(found) for raw in raws]
+        near = await self._from_cache(references)
+        left = [each for each in references if each not in near]
+        if not left:
+            return [near[each] for each in references]
+        raws = await self._vault.fetch(self._session, left)
+        there = {each: raw for each, raw in zip(left, raws, strict=True) if raw is not None}
+        opened = await self._open(there)
+        if self._cache is not None:
+            sound = [(each, raw) for each, raw in there.items() if isinstance(opened[each], tuple)]
+            await asyncio.to_thread(self._cache.add, sound)
+        return [near.get(each) or opened.get(each) for each in references]
+
+    async def _from_cache(self, references: list[Reference]) -> dict[Reference, Opened]:
+        """Those that are in the cache and open."""
+        if self._cache is None:
+            return {}
+        raws = await asyncio.to_thread(self._cache.get, references)
+        found = {each: raw for each, raw in zip(references, raws, strict=True) if raw is not None}
+        opened = await self._open(found)
+        for each in [each for each, it in opened.items() if isinstance(it, str)]:
+            self._cache.forget(each)
+            del opened[each]
+        return opened
+
+    async def _open(self, raws: dict[Reference, bytes]) -> dict[Reference, Opened]:
+        if not raws:
+            return {}
+        opened = await self._pool.call(tasks.open_nodes, [*raws.values()], [*raws])
+        return dict(zip(raws, opened, strict=True))
 
     async def fetch(self, references: Sequence[Reference]) -> list[bytes | None]:
         return await self._vault.fetch(self._session, references)

@@ -9,7 +9,7 @@ children. Frames of many callers travel in one call: one fsync serves them all.
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 from typing import NamedTuple
 
 from transfer.errors import NotStored
@@ -17,6 +17,7 @@ from transfer.formats.reference import Reference
 from transfer.formats.stream import FIXED, MAX_BLOCK, MIN_BLOCK, Descriptor
 from transfer.pipeline import tasks
 from transfer.pipeline.batching import Batcher
+from transfer.pipeline.node_cache import NodeCache
 from transfer.pipeline.sealing import frame_room
 from transfer.pipeline.workers import Leased, Pool
 from transfer.vault.base import MAX_FRAMES, Outcome, Vault
@@ -69,10 +70,11 @@ class Sender:
     def __init__(
         self, pool: Pool, vault: Vault, session: int, generation: int, *, group: asyncio.TaskGroup,
         trust_parent: bool, sending: Callable[[int], None] = lambda size: None, uploads: int = 1,
+        cache: NodeCache | None = None,
     ) -> None:  # fmt: skip
         self.pool, self.sent, self.trust_parent = pool, Sent(), trust_parent
         self._vault, self._session, self._generation = vault, session, generation
-        self._sending = sending
+        self._sending, self._cache = sending, cache
         self._have: Batcher[list[bytes], list[bool]] = Batcher(
             group, self._ask_have, len, limit=MAX_ASKED, count=256
         )
@@ -131,11 +133,15 @@ class Sender:
         async def work(worker: Leased) -> list[Reference]:
             sealed = await worker.call(tasks.seal_nodes, [(*node,) for node in nodes])
             count = sum(length > 0 for _, length in sealed)
+            named = [Reference(node.tag, id) for node, (id, _) in zip(nodes, sealed, strict=True)]
             if count:
-                total = sum(length for _, length in sealed)
-                await self._store.ask(Frames(bytes(worker.slot[:total]), count))
+                raw = bytes(worker.slot[: sum(length for _, length in sealed)])
+                await self._store.ask(Frames(raw, count))
                 self.sent.nodes_new += count
-            return [Reference(node.tag, id) for node, (id, _) in zip(nodes, sealed, strict=True)]
+                if self._cache is not None:
+                    lengths = [length for _, length in sealed]
+                    await asyncio.to_thread(self._cache.add, _split(raw, named, lengths))
+            return named
 
         return await self.pool.run(work)
 
@@ -146,3 +152,15 @@ class Sender:
         block_size = max(MIN_BLOCK, 1 << (len(content) - 1).bit_length())
         root = await self.node(tasks.DATA, content, b"")
         return Descriptor(len(content), block_size, FIXED, root)
+
+
+def _split(
+    raw: bytes, references: Sequence[Reference], lengths: Sequence[int]
+) -> list[tuple[Reference, memoryview]]:
+    """The frames in *raw*; those of length 0 are not in it."""
+    view, ends = memoryview(raw), accumulate(lengths)
+    return [
+        (reference, view[end - length : end])
+        for reference, length, end in zip(references, lengths, ends, strict=True)
+        if length
+    ]

@@ -1,0 +1,93 @@
+"""Backups into a far vault: what an incremental asks of it."""
+
+import os
+
+import pytest
+
+from tests.jobs.test_register import Setup
+from tests.net.far import far_vault
+from transfer.crypto import wrap
+from transfer.jobs import backup as backup_job
+from transfer.jobs import restore as restore_job
+from transfer.jobs.progress import Progress
+
+
+@pytest.fixture
+async def setup(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(wrap, "MEMORY", 19 * 1024)
+    monkeypatch.setattr(wrap, "PASSES", 1)
+    requests = []
+    async with far_vault(tmp_path / "vault", clock, log=requests.append) as far:
+        made = Setup(far, tmp_path)
+        await made.register()
+        made.requests = requests
+        yield made
+
+
+@pytest.fixture
+def tree(tmp_path):
+    top = tmp_path / "tree"
+    for number in range(30):
+        (top / f"directory {number}").mkdir(parents=True)
+        (top / f"directory {number}" / "file").write_bytes(os.urandom(5000))
+    (top / "large").write_bytes(os.urandom(5 * 2**20))
+    return top
+
+
+async def backup(setup, tree):
+    setup.requests.clear()
+    async with setup.open() as agent:
+        options = backup_job.BackupOptions("item", [tree], workers=0)
+        return await backup_job.backup(agent, options, Progress())
+
+
+async def exact(setup, tree, tmp_path):
+    async with setup.open() as agent:
+        options = restore_job.RestoreOptions("item", tmp_path / "back", workers=0)
+        await restore_job.restore(agent, options, Progress())
+    for path in tree.rglob("*"):
+        if path.is_file():
+            assert (tmp_path / "back" / "tree" / path.relative_to(tree)).read_bytes() == (
+                path.read_bytes()
+            )
+
+
+def fetches(setup):
+    return [done for done in setup.requests if done.path == "/v1/fetch"]
+
+
+async def test_an_incremental_fetches_no_node_that_the_last_run_had(setup, tree, tmp_path):
+    await backup(setup, tree)
+    (tree / "directory 7" / "file").write_text("changed")
+    second = await backup(setup, tree)
+    assert second.blocks_new + second.nodes_new < 10
+    assert fetches(setup) == []
+    third = await backup(setup, tree)
+    assert (third.nodes_new, fetches(setup)) == (0, [])
+    await exact(setup, tree, tmp_path)
+
+
+@pytest.mark.parametrize("how", ["lost", "cut", "flipped"])
+async def test_a_cache_that_is_damaged_costs_a_download(setup, tree, tmp_path, how):
+    await backup(setup, tree)
+    (path,) = (tmp_path / "state" / "nodes").iterdir()
+    raw = bytearray(path.read_bytes())
+    for at in range(0, len(raw), 997):
+        raw[at] ^= 4
+    kept = {"lost": b"", "cut": bytes(raw[: len(raw) // 2]), "flipped": bytes(raw)}[how]
+    path.write_bytes(kept)
+    (tree / "directory 7" / "file").write_text("changed")
+    second = await backup(setup, tree)
+    assert second.blocks_new + second.nodes_new < 10
+    assert fetches(setup) != []
+    await backup(setup, tree)
+    assert fetches(setup) == []
+    await exact(setup, tree, tmp_path)
+
+
+async def test_a_limit_that_held_a_run_back_is_named(setup, tree):
+    async with setup.open() as agent:
+        options = backup_job.BackupOptions("item", [tree], workers=0)
+        limited = agent.limited(8 * 2**20, None)
+        result = await backup_job.backup(limited, options, Progress())
+    assert result.limited_by == "up"
