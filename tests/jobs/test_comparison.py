@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 import time
 
 import pytest
@@ -39,6 +40,13 @@ def both(tmp_path):
     return left, right
 
 
+def acl(user):
+    """Like mode 0644, and *user* may read; see acl(5) and linux/posix_acl_xattr.h."""
+    none = 0xFFFFFFFF
+    entries = [(1, 6, none), (2, 4, user), (4, 4, none), (16, 4, none), (32, 4, none)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
 def compared(both, exclude=(), since=None, excused=lambda path, what: False):
     """The differences; nothing counts as changed meanwhile, unless *since* says so."""
     left, right = (Place(os.fsencode(each)) for each in both)
@@ -71,6 +79,12 @@ def keeping_times(path, change):
     os.utime(path, ns=(1, stat.st_mtime_ns), follow_symlinks=False)
 
 
+def write_at(path, offset, content):
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(content)
+
+
 CHANGES = {
     ("deep/file", "content"): lambda top: keeping_times(
         top / "deep/file", lambda: flip(top / "deep/file")
@@ -84,6 +98,14 @@ CHANGES = {
     ("link", "times"): lambda top: os.utime(top / "link", ns=(1, 1), follow_symlinks=False),
     ("", "times"): lambda top: os.utime(top, ns=(1, top.stat().st_mtime_ns + 1)),
     ("sparse", "content"): lambda top: keeping_times(top / "sparse", lambda: flip(top / "sparse")),
+    ("sparse", "content", "in a hole"): lambda top: keeping_times(
+        top / "sparse", lambda: write_at(top / "sparse", 20 * MIB, b"!")
+    ),
+    ("deep/file", "acl"): lambda top: os.setxattr(
+        top / "deep/file", "system.posix_acl_access", acl(1)
+    ),
+    ("deep/file", "owner"): lambda top: os.chown(top / "deep/file", 1, -1),
+    ("deep/file", "owner", "group"): lambda top: os.chown(top / "deep/file", -1, 1),
     ("deep/file", "xattr"): lambda top: os.setxattr(top / "deep/file", "user.more", b"1"),
 }
 
@@ -91,11 +113,13 @@ CHANGES = {
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("place", CHANGES, ids=" ".join)
 def test_one_change_on_one_side_is_one_difference(both, place, side):
+    path, what = place[:2]
+    if what == "owner" and os.geteuid() != 0:
+        pytest.skip("only root gives a file to somebody else")
     CHANGES[place](both[side])
-    path, what = place
     found = {(each.path.decode(), each.what) for each in compared(both)}
     # Of two names of one inode both are told.
-    assert found == {place} | ({("twin", what)} if path == "empty" else set())
+    assert found == {(path, what)} | ({("twin", what)} if path == "empty" else set())
 
 
 def replaced(path, make):
@@ -160,6 +184,20 @@ def test_only_what_changed_since_the_start_counts_as_changed(both):
         (b"", "times"), (b"deep/file", "content"), (b"deep/file", "times"), (b"new", "missing"),
     }  # fmt: skip
     assert all(found.values())
+
+
+def test_a_name_that_goes_while_they_are_compared_has_changed(both):
+    time.sleep(0.05)
+    since = time.time_ns()
+    comparison = Comparison(Globs([]), since, lambda path, what: False, lambda size: None)
+    try:
+        comparison.begin(*(Place(os.fsencode(each)) for each in both))
+        (both[0] / "fifo").unlink()
+        while comparison.step():
+            pass
+    finally:
+        comparison.close()
+    assert comparison.differences == [Difference(b"fifo", "extra", True)]
 
 
 @pytest.mark.parametrize("busy", [False, True])
