@@ -1,9 +1,10 @@
-"""Rates and other quantities as people write them: RATE, a duration, a share.
+"""Rates and other quantities as people write them: RATE, a size, a duration, a share.
 
 RATE       1.5M  300K  2G     bytes a second, powers of 1024
            512kbit  20Mbit    bits a second, powers of 1000
            4096               bytes a second
            off                no limit
+size       2T  1.5G  4096     bytes, powers of 1024
 duration   90s  30m  1h  2d
 share      5%
 """
@@ -15,6 +16,7 @@ from transfer.errors import UsageError
 
 PAUSED = 0
 _BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+_SIZES = {**_BYTES, "T": 2**40}
 _BITS = {"kbit": 10**3, "Mbit": 10**6, "Gbit": 10**9}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 # ASCII digits only, and few: int() of a million digits takes minutes.
@@ -30,6 +32,12 @@ def parse_rate(text: str) -> int | None:
     if rate == PAUSED and amount:
         raise UsageError(f"RATE {text!r} is less than one byte a second", "0 would be a pause")
     return rate
+
+
+def parse_size(text: str) -> int:
+    """Bytes, rounded down. Raises UsageError."""
+    amount, unit = _split(text, _SIZES, "size", "4096, 300M, 1.5G or 2T")
+    return int(amount * _SIZES[unit])
 
 
 def parse_duration(text: str) -> float:
