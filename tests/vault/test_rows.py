@@ -8,6 +8,7 @@ import pytest
 from tests.suites.vault import (
     DOMAIN,
     EPOCH,
+    OTHER_ITEM,
     STORED,
     begun,
     has,
@@ -17,9 +18,15 @@ from tests.suites.vault import (
     made_tree,
 )
 from tests.vault.stored import flip, opened, packs_of, point_vault, sql
-from transfer.errors import DamagedData, PointMissing, SessionEnded, TransferError
+from transfer.errors import (
+    DamagedData,
+    PointMissing,
+    SessionEnded,
+    TransferError,
+    VaultUnavailable,
+)
 from transfer.formats import point
-from transfer.vault import catalog, schema
+from transfer.vault import catalog, ledger, schema, sessions
 from transfer.vault.open import open_vault, rebuild_catalog, verify_vault
 from transfer.vault.schema import PointRow, PointState
 
@@ -216,3 +223,31 @@ async def test_any_flipped_bit_of_the_catalog_is_harmless_or_reported(path):
     async with opened(path) as vault:
         assert [one.record for one in await vault.points(DOMAIN)] == [RECORD]
         assert await has(vault, await begun(vault, None), *REFERENCES) == [True] * 4
+
+
+async def test_a_domain_has_so_many_sessions_and_others_have_theirs(path, clock, monkeypatch):
+    monkeypatch.setattr(sessions, "MAX_OPEN", 3)
+    async with opened(path, create=True, clock=clock) as vault:
+        numbers = [await begun(vault, None) for _ in range(3)]
+        with pytest.raises(VaultUnavailable, match="3 sessions"):
+            await begun(vault)
+        await vault.open_session(b"d" * 16, None)
+        await vault.end_session(numbers[0])
+        await begun(vault)
+        clock.days(8)
+        await begun(vault, OTHER_ITEM)
+
+
+async def test_points_are_listed_by_pages_whatever_row_is_damaged(path, monkeypatch):
+    monkeypatch.setattr(ledger, "PAGE", 3)
+    async with opened(path, create=True) as vault:
+        for name in range(1, 9):
+            await vault.commit(await begun(vault), made_point(None, number=name, name=name))
+        all_of_them = await vault.points(DOMAIN)
+        assert [one.arrival_number for one in all_of_them] == list(range(1, 9))
+        assert await vault.points(DOMAIN, 2, 4) == all_of_them[2:6]
+        assert await vault.points(DOMAIN, 8) == []
+    for value in ("-5", "x'00'", "100"):
+        sql(path, f"UPDATE points SET arrival_number = {value} WHERE arrival_number = 5")
+        async with opened(path) as vault:
+            assert await vault.points(DOMAIN) == all_of_them

@@ -15,7 +15,7 @@ from transfer.formats.record import PointRecord, RecordKind, Tombstone
 from transfer.formats.reference import Reference
 from transfer.vault import adoption, checks, records, schema
 from transfer.vault.base import Missing, SessionInfo, StoredPoint
-from transfer.vault.catalog import Catalog, current, next_number
+from transfer.vault.catalog import PAGE, Catalog, current, next_number
 from transfer.vault.closure import Closure, Walk
 from transfer.vault.copies import Shelf, set_complete
 from transfer.vault.damage import settled, trusting
@@ -142,13 +142,14 @@ class Ledger:
                 )
         column = schema.points.c
         rows, _ = self._rows(column.domain == point.domain, column.point == point.point_id)
+        committed = any(row.state == PointState.COMMITTED for row in rows)
         try:
             stored, _ = records.load_point(self._objects, point.domain, point.point_id)
         except FormatError:
             return None, False  # the row alone gives nobody the point
         if stored.point != raw:
             raise Refused("another recovery point has this ID")
-        return stored, bool(rows)
+        return stored, committed
 
     def _complete(self, point: Point) -> Steps[None]:
         """Raise Missing unless everything below the root is there."""
@@ -178,23 +179,38 @@ class Ledger:
             sessions = current(connection, Counter.SESSIONS)
         return PointRecord(raw, arrival, self._clock(), sessions)
 
-    def _rows(self, *conditions: sa.ColumnElement[bool]) -> tuple[list[PointRow], bool]:
-        """Committed points, in order of arrival, and whether all the rows are sound."""
+    def _rows(
+        self, *conditions: sa.ColumnElement[bool], limit: int | None = None
+    ) -> tuple[list[PointRow], bool]:
+        """The first *limit* in order of arrival, and whether all the rows are sound."""
+        order = schema.points.c.arrival_number
+        query = sa.select(schema.points).where(*conditions).order_by(order).limit(limit)
         with self._catalog.begin() as connection:
-            raw = connection.execute(sa.select(schema.points).where(*conditions)).all()
-        sound = list(checked(PointRow, raw))
-        rows = [row for row in sound if row.state == PointState.COMMITTED]
-        return sorted(rows, key=lambda row: row.arrival_number), len(sound) == len(raw)
+            raw = connection.execute(query).all()
+        rows = list(checked(PointRow, raw))
+        return rows, len(rows) == len(raw)
 
-    def _all(self, domain: bytes) -> list[PointRow]:
-        rows, sound = self._rows(schema.points.c.domain == domain)
-        if not sound:  # the records are the truth
-            adoption.adopt_points(self._catalog, self._objects, domain)
-            rows, _ = self._rows(schema.points.c.domain == domain)
-        return rows
+    def _following(self, domain: bytes, after: int = 0) -> Iterator[PointRow]:
+        """Committed points in order of arrival; not all are read for who wants some."""
+        mine, number = schema.points.c.domain == domain, schema.points.c.arrival_number
+        while True:
+            # From the start without a number: one that is damaged may be below all.
+            rows, sound = self._rows(mine, *((number > after,) if after else ()), limit=PAGE)
+            last = len(rows) < PAGE
+            if not sound:  # the records are the truth
+                adoption.adopt_points(self._catalog, self._objects, domain)
+                rows, last = self._rows(mine)[0], True
+            yield from (
+                row
+                for row in rows
+                if row.state == PointState.COMMITTED and row.arrival_number > after
+            )
+            if last:
+                return
+            after = rows[-1].arrival_number
 
     def points(self, domain: bytes, after: int, limit: int | None) -> list[StoredPoint]:
-        rows = (row for row in self._all(domain) if row.arrival_number > after)
+        rows = self._following(domain, after)
         return [_answer(stored) for stored, _ in islice(self._loaded(rows), limit)]
 
     def _loaded(self, rows: Iterable[PointRow]) -> Iterator[tuple[PointRecord, Point]]:
@@ -206,7 +222,7 @@ class Ledger:
 
     def delete_point(self, domain: bytes, point_id: bytes) -> None:
         """Leave a tombstone, durable before the row goes; raises NotFound."""
-        if point_id not in {row.point for row in self._all(domain)}:
+        if point_id not in {row.point for row in self._following(domain)}:
             raise NotFound(f"no recovery point {point_id.hex()[:16]}")
         tombstone = record.encode_tombstone(Tombstone(domain, point_id, self._clock()))
         self._objects.put_record(records.tombstone_name(domain, point_id), tombstone)
@@ -214,7 +230,7 @@ class Ledger:
             adoption.bury(connection, domain, point_id)
 
     def wanted(self, session: SessionRow) -> Steps[list[Reference]]:
-        mine = [row for row in self._all(session.domain) if row.item == session.item]
+        mine = (row for row in self._following(session.domain) if row.item == session.item)
         points = (point for _, point in self._loaded(mine))
         newest = max(points, key=lambda point: point.order, default=None)
         if newest is None or newest.root is None:

@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 
-from transfer.errors import SessionEnded
+from transfer.errors import SessionEnded, VaultUnavailable
 from transfer.vault import checks, schema
 from transfer.vault.base import SESSION_LIFE
 from transfer.vault.catalog import Catalog, next_number, put
 from transfer.vault.schema import Counter, SessionRow, SessionState, checked
 
+MAX_OPEN = 1024  # sessions of one domain
 _SIGN_OF_LIFE = 60 * 10**9  # ns; noting one costs a sync of the catalog
 _column = schema.sessions.c
 
@@ -21,14 +22,21 @@ class Sessions:
     def open(
         self, connection: sa.Connection, domain: bytes, item: bytes | None, owner: bytes
     ) -> int:
-        """The new session's number; raises ItemBusy."""
-        now = self._clock()
+        """The new session's number; raises ItemBusy, VaultUnavailable."""
+        now, others = self._clock(), 0
         for row in self._all_open(connection):
             if now - row.last_seen > SESSION_LIFE:
                 put(connection, schema.sessions, [row._replace(state=SessionState.EXPIRED)])
             elif item is not None and (row.domain, row.item) == (domain, item):
                 checks.may_replace(row.number, row.owner, row.opened, owner)
                 put(connection, schema.sessions, [row._replace(state=SessionState.FENCED)])
+            elif row.domain == domain:
+                others += 1
+        if others >= MAX_OPEN:  # each costs whoever opens one
+            raise VaultUnavailable(
+                f"{others} sessions of this domain are open, and more are not taken",
+                "end some of its runs; one that is silent for 7 days has ended",
+            )
         number = next_number(connection, Counter.SESSIONS)
         session = SessionRow(number, domain, item, owner, SessionState.OPEN, now, now)
         put(connection, schema.sessions, [session])
