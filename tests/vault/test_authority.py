@@ -120,6 +120,9 @@ def test_a_servers_certificate_stays_until_it_is_due_or_for_other_hosts(authorit
     renewed = authority.server(["b.example"])
     assert len(renewed.chain) == 2 and len(due.chain) == 1
     assert renewed.chain[1] == authority.announced()[0][1]
+    authority.renew()
+    crosses = [cross for _, cross in authority.announced()]
+    assert authority.server([]).chain[1:] == crosses[::-1]
 
 
 def test_hosts_are_kept_and_replaced(authority):

@@ -1,5 +1,6 @@
 """Machines register, renew, are recognised and revoked; who is nobody gets nothing."""
 
+import fcntl
 import hashlib
 import threading
 
@@ -282,6 +283,29 @@ def test_a_thiefs_renewals_do_not_outlive_the_machine_that_comes_back(far, regis
     assert states(registry, "db1") == [REVOKED, USED, REVOKED, REVOKED]
 
 
+def test_a_credential_gives_no_certificate_that_was_revoked(far, registry):
+    far.registered("db1")
+    back, given = Machine("x"), far.credential(FOR, "db1")
+    back.register(registry, given)
+    first = back.csr
+    back.renew(registry)
+    back.call(registry)
+    back.csr = first
+    with pytest.raises(CredentialRefused, match="certificate of this credential was revoked"):
+        back.register(registry, given)
+
+
+def test_a_machine_that_kept_its_key_gets_a_new_certificate_all_the_same(far, registry):
+    """Its old one may be a thief's as well, and dies with the first use of the new one."""
+    lost, back = far.registered("db1"), Machine("x")
+    lost.call(registry)
+    back.csr = lost.csr
+    back.register(registry, far.credential(FOR, "db1"))
+    back.call(registry)
+    with pytest.raises(NotAuthorised):
+        lost.call(registry)
+
+
 def test_forty_lost_machines_come_back_at_once(far, registry):
     names = [f"db{number:02}" for number in range(40)]
     ordinary = far.credential()
@@ -486,6 +510,13 @@ def test_last_use_is_noted_once_an_hour_and_new_addresses_with_it(far, registry,
     assert registry.find("db1").last_used == clock.now
 
 
+def test_a_last_use_that_the_clock_has_not_reached_is_noted_again(far, registry, clock):
+    machine = far.registered("db1")
+    machine.call(registry)
+    clock.now -= 5
+    assert machine.call(registry).last_used == clock.now
+
+
 # Revocation.
 
 
@@ -567,6 +598,30 @@ def test_numbers_grow_even_if_all_records_of_credentials_are_lost(far, registry,
         thief.call(registry)
     with pytest.raises(NotAuthorised):
         lost.call(registry)
+
+
+def test_one_who_changes_anything_waits_for_others_who_do(far, registry, path):
+    far.credential()
+    with (path / "registry.lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        other = threading.Thread(target=far.credential)
+        other.start()
+        other.join(0.1)
+        assert other.is_alive()
+    other.join()
+    assert len(list((path / "records" / "credentials").iterdir())) == 2
+
+
+def test_a_credential_that_has_expired_says_so_for_90_days(far, registry, clock):
+    given = far.credential()
+    clock.days(91)
+    far.credential()
+    with pytest.raises(CredentialRefused, match="expired"):
+        registry.examine(Machine("x").registration(given))
+    clock.days(2)
+    far.credential()
+    with pytest.raises(CredentialRefused, match="does not know"):
+        registry.examine(Machine("x").registration(given))
 
 
 def test_old_credentials_are_forgotten_but_for_the_newest_of_each_scope(far, registry, clock, path):
