@@ -41,13 +41,17 @@ class Machine:
             return await restore_job.restore(agent, wanted, Progress())
 
     async def points(self) -> list[point.Point]:
-        """All points of the vault, in order of arrival; needs no key."""
-        vault = await open_vault(self.vault, beside=True)
-        try:
-            (domain,) = await vault.domains()
-            return [point.decode(each.record) for each in await vault.points(domain)]
-        finally:
-            await vault.close()
+        return await points_of(self.vault)
+
+
+async def points_of(vault: Path) -> list[point.Point]:
+    """All points of the vault's one domain, in order of arrival; needs no key."""
+    opened = await open_vault(vault, beside=True)
+    try:
+        (domain,) = await opened.domains()
+        return [point.decode(each.record) for each in await opened.points(domain)]
+    finally:
+        await opened.close()
 
 
 def frames_of(vault: Path) -> dict[Reference, list[tuple[Path, pack.PlacedFrame]]]:

@@ -8,13 +8,14 @@ import pytest
 from tests.acceptance import trees
 from tests.acceptance.needs import lacking
 from tests.acceptance.served import shell_at
-from tests.acceptance.shell import end_all
+from tests.acceptance.shell import end_all, started
 
 
 @pytest.fixture(autouse=True)
 def no_process_outlives_its_test():
+    before = started()
     yield
-    end_all()
+    end_all(before)
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,13 @@ class Server:
         code = self.process.wait(60)
         assert "Traceback" not in self.log.read_text()
         return code
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Served within the block, and closed afterwards."""
+        self.start()
+        yield
+        assert self.end(signal.SIGTERM) == 0
 
     def credential(self, *words: object) -> Path:
         """A new file, with these options of `transfer vault credentials`."""

@@ -62,6 +62,10 @@ class Shell:
         return answer
 
 
+def started() -> int:
+    return len(_started)
+
+
 def spawn(command: Sequence[object], **options: Any) -> subprocess.Popen[str]:
     """A process that does not outlive the test."""
     process = subprocess.Popen(
@@ -72,9 +76,9 @@ def spawn(command: Sequence[object], **options: Any) -> subprocess.Popen[str]:
     return process
 
 
-def end_all() -> None:
-    """Kill what a test that failed has left running."""
-    while _started:
+def end_all(before: int = 0) -> None:
+    """Kill what a test that failed has left running; not what was there *before* it."""
+    while len(_started) > before:
         with _started.pop() as process:
             process.kill()
             if process.stdout and not process.stdout.closed:

@@ -4,14 +4,17 @@ import os
 import random
 import shutil
 import subprocess
+from contextlib import nullcontext
 
 import pytest
 
 from tests.acceptance import trees
-from tests.acceptance.agent import Machine, closure, damage, frames_of
+from tests.acceptance.agent import Machine, closure, damage, frames_of, points_of
 from tests.acceptance.compare import differences
+from tests.acceptance.served import Server
+from tests.acceptance.shell import Shell
 
-COUNT = 10
+COUNTS = {"near": 10, "far": 3}
 
 
 def made_tree(top):
@@ -44,42 +47,52 @@ def change(top, generator):
         file.write(b"!")
 
 
-@pytest.fixture
-async def ten(tmp_path):
-    """A machine, the IDs of ten points of one changing tree, and the tree as each saw it."""
-    machine, generator = Machine(tmp_path), random.Random("ten points")
+@pytest.fixture(params=COUNTS)
+async def changing(tmp_path, request):
+    """A machine, the IDs of some points of one changing tree, and the tree as each saw it; and a
+    context in which the vault can be asked.
+    """
+    far = request.param == "far"
+    server = Server(tmp_path / "vault") if far else None
+    asked = nullcontext if server is None else server.running
+    machine, generator = Machine(tmp_path, far=far), random.Random("points")
     top = made_tree(tmp_path / "tree")
     made = {}
-    for number in range(COUNT):
-        result = await machine.backup(top)
-        assert result.warnings == []
-        seen = tmp_path / "seen" / str(number)
-        seen.mkdir(parents=True)
-        subprocess.run(["cp", "-a", top, seen], check=True)
-        made[result.point] = seen / "tree"
-        change(top, generator)
-    return machine, made
+    with asked():
+        if server is not None:
+            server.register(Shell(tmp_path, far=True))
+        for number in range(COUNTS[request.param]):
+            result = await machine.backup(top)
+            assert result.warnings == []
+            seen = tmp_path / "seen" / str(number)
+            seen.mkdir(parents=True)
+            subprocess.run(["cp", "-a", top, seen], check=True)
+            made[result.point] = seen / "tree"
+            change(top, generator)
+    return machine, made, asked
 
 
-async def test_ten_points_each_come_back_when_all_that_only_the_others_name_is_damaged(
-    ten, tmp_path
+async def test_points_each_come_back_when_all_that_only_the_others_name_is_damaged(
+    changing, tmp_path
 ):
-    machine, made = ten
-    frames = frames_of(machine.vault)
-    roots = {each.point_id.hex(): each.root for each in await machine.points()}
+    machine, made, asked = changing
+    sound = machine.vault.rename(tmp_path / "sound")
+    frames = frames_of(sound)
+    roots = {each.point_id.hex(): each.root for each in await points_of(sound)}
     reached = {point: closure(frames, root) for point, root in roots.items()}
     assert set.intersection(*reached.values())
     assert set(frames) == set.union(*reached.values())  # nothing was sent in vain
     for number, (point, seen) in enumerate(made.items()):
-        hurt = Machine(tmp_path, vault=f"vault-{number}")
-        shutil.copytree(machine.vault, hurt.vault)
+        shutil.copytree(sound, machine.vault)
         others = set(frames) - reached[point]
         for path, placed in (place for other in others for place in frames[other]):
-            damage(hurt.vault / path.relative_to(machine.vault), placed)
-        result = await hurt.restore(tmp_path / f"back-{number}", item=f"item@{point}")
-        assert (result.damaged, result.warnings) == ([], [])
-        assert differences(seen, tmp_path / f"back-{number}" / "tree") == []
-        if number in (0, COUNT - 1):  # the damage is real: a point that names it tells of it
-            other = next(each for each in made if reached[each] & others)
-            assert (await hurt.restore(tmp_path / f"hurt-{number}", item=f"item@{other}")).damaged
-        shutil.rmtree(hurt.vault)
+            damage(machine.vault / path.relative_to(sound), placed)
+        with asked():
+            result = await machine.restore(tmp_path / f"back-{number}", item=f"item@{point}")
+            assert (result.damaged, result.warnings) == ([], [])
+            assert differences(seen, tmp_path / f"back-{number}" / "tree") == []
+            if number in (0, len(made) - 1):  # the damage is real: a point that names it tells
+                other = next(each for each in made if reached[each] & others)
+                hurt = await machine.restore(tmp_path / f"hurt-{number}", item=f"item@{other}")
+                assert hurt.damaged
+        shutil.rmtree(machine.vault)

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance import trees
-from tests.acceptance.shell import PASSPHRASE
+from tests.acceptance.agent import Machine
+from tests.acceptance.served import shell_at
 from transfer.crypto import keys
 from transfer.jobs import backup as backup_job
 from transfer.jobs import restore as restore_job
-from transfer.jobs.opening import Secret, open_agent
 from transfer.jobs.progress import Progress
 from transfer.pipeline import sealing, tasks
 
@@ -83,11 +83,10 @@ def source(tmp_path):
     return top
 
 
-@pytest.fixture
-def agent(tmp_path):
-    return lambda: open_agent(
-        tmp_path / "state", tmp_path / "vault", Secret(lambda _: PASSPHRASE), create=True
-    )
+@pytest.fixture(params=["near", "far"])
+def agent(tmp_path, request):
+    shell_at(tmp_path, request.param)
+    return Machine(tmp_path, far=request.param == "far").open
 
 
 @pytest.fixture
