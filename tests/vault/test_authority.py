@@ -1,6 +1,7 @@
 """The CA's files, and five years of a vault whose machines come and go."""
 
 import os
+import shutil
 import threading
 
 import pytest
@@ -70,6 +71,16 @@ def test_many_who_need_the_first_ca_at_once_get_the_same(path, clock):
     for thread in threads:
         thread.join()
     assert len(set(found)) == 1 and len(found) == 8
+
+
+def test_a_lost_ca_is_never_replaced_while_there_are_machines_unless_one_asks_for_it(far, path):
+    far.registered("db1")
+    shutil.rmtree(path / "ca")
+    for need in (far.authority.issuer, far.authority.trusted, lambda: far.authority.server([])):
+        with pytest.raises(DamagedData, match="has machines"):
+            need()
+    far.authority.renew()
+    assert far.authority.issuer()
 
 
 def test_a_successor_signs_from_then_on_and_the_old_one_vouches_for_it(authority, clock):

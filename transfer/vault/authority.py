@@ -139,6 +139,13 @@ class Authority:
         if not locked:
             with self._locked():
                 return self._current(locked=True)
+        if not found and any((self._root / "records" / "machines").glob("*")):
+            # A new one would turn all machines away, and nobody would know why.
+            raise DamagedData(
+                f"the vault has machines, and its CA is not in {self._path}",
+                "put ca/ back from a copy of the vault; or make a new one with `transfer vault ca "
+                "DIR --renew`, and register every machine again with a --for credential",
+            )
         return self._succeed(found)
 
     def _is_due(self, certificate: bytes) -> bool:

@@ -23,6 +23,7 @@ from transfer.vault.catalog import Catalog
 from transfer.vault.directory import release_lock
 from transfer.vault.frames import FrameStore
 from transfer.vault.group_commit import Arrival, store_together
+from transfer.vault.identities import Identities
 from transfer.vault.ledger import Ledger
 from transfer.vault.objects import DirectoryObjects
 from transfer.vault.schema import METADATA_FROM
@@ -43,6 +44,7 @@ class StoredVault:
         self._catalog = catalog
         self._frames = FrameStore(catalog, objects)
         self._ledger = Ledger(catalog, objects, info.incarnation, clock)
+        self._identities = Identities(objects)
         self._arrivals: deque[Arrival] = deque()
         self._closed = False
 
@@ -130,6 +132,13 @@ class StoredVault:
         asked = [Reference(*reference) for reference in references]
         return await self._in_session(session, partial(self._frames.fetch, session), asked)
 
+    async def fetch_some(
+        self, session: int, references: Sequence[Reference], limit: int
+    ) -> list[bytes | None]:
+        """As `fetch`, for the first of them: as many as fit *limit* bytes, and at least one."""
+        work = partial(self._frames.fetch, session, limit=limit)
+        return await self._in_session(session, work, [Reference(*one) for one in references])
+
     async def commit(self, session: int, point: bytes) -> StoredPoint:
         self._for_writing()
         return await self._in_steps(self._ledger.commit(session, bytes(point)))
@@ -158,7 +167,7 @@ class StoredVault:
         return await self._in_steps(work())
 
     async def statistics(self, domain: bytes | None = None) -> dict[str, int]:
-        return await self._call(statistics, self._catalog, domain)
+        return await self._call(statistics, self._catalog, self._identities, domain)
 
     async def close(self) -> None:
         """Close the open packs with trailers and release the lock; closing twice is harmless."""
@@ -188,7 +197,13 @@ async def _to_the_end(task: "asyncio.Future[T]") -> T:
         raise
 
 
-def statistics(catalog: Catalog, domain: bytes | None) -> dict[str, int]:
+def statistics(catalog: Catalog, identities: Identities, domain: bytes | None) -> dict[str, int]:
+    """Of a vault without registered machines each domain counts as one."""
+    registered = [
+        one for one in identities.machines()
+        if one.revoked is None and domain in (None, one.domain)
+    ]  # fmt: skip
+
     def count(table: sa.Table, what: sa.ColumnElement[int], *of: sa.ColumnElement[bool]) -> int:
         here = () if domain is None else (table.c.domain == domain,)
         return connection.scalar(sa.select(what).where(*of, *here)) or 0
@@ -201,5 +216,6 @@ def statistics(catalog: Catalog, domain: bytes | None) -> dict[str, int]:
             "blocks": count(frames, sa.func.count(tag), tag < METADATA_FROM),
             "nodes": count(frames, sa.func.count(tag), tag >= METADATA_FROM),
             "points": count(points, sa.func.count(points.c.point)),
-            "machines": count(keyrings, sa.func.count(keyrings.c.domain.distinct())),
+            "machines": len(registered)
+            or count(keyrings, sa.func.count(keyrings.c.domain.distinct())),
         }
