@@ -148,6 +148,19 @@ def test_a_2_gib_ext4_image_comes_back(work):
     an_ext4_image_comes_back(shell_at(work, "far"), 2 << 30, content)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_of_several_images_comes_back_with_its_own_content(work, workers):
+    """They are written one after the other, through descriptors of the same number."""
+    shell = Shell(work)
+    (work / "disks").mkdir()
+    (work / "back").mkdir()
+    for name in ("a", "b", "c"):
+        trees.image(work / "disks" / name, 9 << 20)
+    shell("backup", "item", *sorted((work / "disks").iterdir()), "--workers", workers)
+    shell("restore", "item", "--to", work / "back", "--workers", workers)
+    assert content_differs(work) == []
+
+
 def an_ext4_image_comes_back(shell, size, content):
     """It is the same and as sparse, and one changed byte costs one block and at most four nodes."""
     tool("mkfs.ext4", "e2fsprogs")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from transfer.errors import NotFound, TargetRefused, TargetUnusable, UsageError
-from transfer.files.directories import Place
+from transfer.files.directories import Place, identity
 from transfer.formats.entry import Entry, FileType
 from transfer.formats.reference import Reference
 from transfer.formats.stream import Descriptor
@@ -136,7 +136,8 @@ class _Run:
         replace = options.overwrite != "never"
         with image.image_target(path, entry.content.length, replace) as target:
             # The very file that is held here, whatever gets its name meanwhile.
-            held = b"/proc/%d/fd/%d" % (os.getpid(), target.fd)
+            link = b"/proc/%d/fd/%d" % (os.getpid(), target.fd)
+            held = write_tasks.HeldImage(link, identity(target.fd))
 
             async def write(
                 worker: Leased, frames: list[FrameAt], zeros: Extents

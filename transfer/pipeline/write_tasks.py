@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, ParamSpec
 
 from transfer.errors import IntegrityError, TargetRefused
-from transfer.files.directories import Place
+from transfer.files.directories import Place, identity
 from transfer.files.metadata import Stat
 from transfer.formats.entry import Entry, FileType
 from transfer.formats.reference import Reference
@@ -23,7 +23,32 @@ class WriteTools:
     def __init__(self, secrets: SealKeys, root: bytes, owner: str) -> None:
         self.opener = Opener(secrets)
         self.target = TreeTarget(root, owner)
-        self.images: dict[bytes, int] = {}
+        self.image: tuple[HeldImage, int] | None = None
+
+    def image_fd(self, held: "HeldImage") -> int:
+        """This worker's own descriptor of the image; the one before is closed."""
+        if self.image is not None and self.image[0] == held:
+            return self.image[1]
+        self._close_image()
+        fd = os.open(held.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
+        self.image = held, fd
+        # The parent's descriptor may be another file's by now; nothing is to be written to that.
+        if identity(fd) != held.identity:
+            self._close_image()
+            raise TargetRefused("an image was closed while it was written", "run again")
+        return fd
+
+    def _close_image(self) -> None:
+        if self.image is not None:
+            os.close(self.image[1])
+            self.image = None
+
+
+class HeldImage(NamedTuple):
+    """An image that the parent has open: a path that leads to it, and its (device, inode)."""
+
+    path: bytes
+    identity: tuple[int, int]
 
 
 class Piece(NamedTuple):
@@ -251,11 +276,11 @@ def sync_target(lane: Lane[WriteTools]) -> None:
 
 
 def write_image(
-    lane: Lane[WriteTools], path: bytes, frames: Sequence[FrameAt],
+    lane: Lane[WriteTools], held: HeldImage, frames: Sequence[FrameAt],
     holes: Sequence[tuple[int, int]],
 ) -> list[Reference]:  # fmt: skip
-    """Write blocks into the image that *path* leads to; the references of those that don't open."""
-    fd, damaged = _image(lane, path), []
+    """Write blocks into the image; the references of those that don't open."""
+    fd, damaged = lane.tools.image_fd(held), []
     for frame, content in _contents(lane, frames):
         if content is None:
             damaged.append(frame.piece.reference)
@@ -264,14 +289,6 @@ def write_image(
     for offset, length in holes:
         image.zero(fd, offset, length)
     return damaged
-
-
-def _image(lane: Lane[WriteTools], path: bytes) -> int:
-    """This worker's own descriptor of the image that the parent holds."""
-    if path not in lane.tools.images:
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY
-        lane.tools.images[path] = os.open(path, flags)
-    return lane.tools.images[path]
 
 
 def check_frames(lane: Lane[WriteTools], frames: Sequence[FrameAt]) -> list[Reference]:
