@@ -10,6 +10,7 @@ from transfer.formats.credential import CredentialKind, proof_message
 from transfer.jobs import keyring as keyrings
 from transfer.jobs.keyring import Secret
 from transfer.net import tls
+from transfer.net.admission import Admission
 from transfer.net.client import RemoteVault
 from transfer.net.server import VaultServer
 from transfer.net.transport import Transport
@@ -28,8 +29,11 @@ class Far:
         self.path, self.vault, self.vault_id, self.clock = path, vault, vault_id, clock
         self.authority = Authority(path, vault_id, clock)
         self.registry = Registry(path, self.authority, clock)
-        self.server = VaultServer(vault, self.registry, self.authority, clock=clock, **options)
         self.requests = []
+        self.now = 0.0  # seconds, for what is kept of certificates
+        admission = Admission(self.registry, lambda: self.now)
+        options = {"log": self.requests.append, "admission": admission} | options
+        self.server = VaultServer(vault, self.registry, self.authority, clock=clock, **options)
         self.port = 0
         self.opened = []
 
@@ -40,6 +44,14 @@ class Far:
     @property
     def url(self):
         return f"https://127.0.0.1:{self.port}"
+
+    def reader_of(self, name, reader):
+        """(certificate, key) of a new machine that may read what *name* has."""
+        machine, key = os.urandom(16), certificates.new_key()
+        csr = certificates.request(key)
+        made = self.registry.make_credential(CredentialKind.READ, name, 48 * HOUR, self.url)
+        asked = Registration(made.id, made.secret, machine, reader, csr)
+        return self.registry.register(asked).certificate, key
 
     def registered(self, name, signing_key=SIGNING_KEY, keyring=None):
         """(certificate, key) of a new machine with a domain of its own."""

@@ -2,13 +2,14 @@
 
 TLS has proved that the caller holds the certificate's key, once, when the connection was made. What
 may have changed since (a revocation, the end of a year) is asked of the vault's records, at most
-KEEP seconds late, also on connections that stay open for days.
+KEEP seconds late, also on connections that stay open for days. A call that lasts is looked at again
+every WATCH seconds, so 5 seconds after a revocation nothing of the machine is under way.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, TypeVar
 
 from aiohttp import web
 
@@ -18,7 +19,8 @@ from transfer.errors import FormatError, NotAuthorised, NotRegistered
 from transfer.formats.record import MachineRecord
 from transfer.vault.registry import Registry
 
-KEEP = 5.0  # seconds
+T = TypeVar("T")
+KEEP, WATCH = 4.0, 1.0  # seconds
 _MAX_KEPT = 10_000  # certificates
 
 
@@ -72,10 +74,23 @@ class Admission:
         """The same question again, for a request that took its time."""
         await self._looked_up(caller.certificate, caller.address)
 
+    async def while_good(self, caller: Caller, work: Awaitable[T]) -> T:
+        """What *work* gives; it is cancelled once *caller* has lost the right to it."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not (await asyncio.wait({task}, timeout=WATCH))[0]:
+                await self.still(caller)
+            return await task
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+
     async def _looked_up(self, certificate: Certificate, address: str) -> Caller:
         kept = self._kept.get(certificate.der)
         if kept is not None and kept[0] > self._clock():
             return Caller(certificate, kept[1], address)
+        asked = self._clock()  # what changes while the answer is on its way is not in it
         record = await asyncio.to_thread(self._registry.authorise, certificate, address)
         if len(self._kept) >= _MAX_KEPT:
             self._kept.clear()
@@ -83,7 +98,7 @@ class Admission:
         if (before := self._last.get(record.machine)) != certificate.der and before is not None:
             self._kept.pop(before, None)
         self._last[record.machine] = certificate.der
-        self._kept[certificate.der] = self._clock() + KEEP, record
+        self._kept[certificate.der] = asked + KEEP, record
         return Caller(certificate, record, address)
 
 

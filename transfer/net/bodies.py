@@ -4,6 +4,7 @@ Control bodies are small and read whole. Frames go into memory that is lent from
 share for each machine: a request waits for its memory before its body is read.
 """
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -20,13 +21,21 @@ from transfer.vault.base import MAX_BODY, MAX_FRAMES
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 Default = TypeVar("Default", int, None)
-_MAX_DIGITS = 18
+_NUMBER, _IDENTIFIER = re.compile("[0-9]{1,19}"), re.compile("[0-9a-f]{32}")
+
+
+def _asked(request: web.Request, name: str) -> str:
+    """Two values of one name are an argument between whoever reads the first and the last."""
+    values = request.query.getall(name, [])
+    if len(values) > 1:
+        raise CallRefused(400, f"{name} is in the query more than once")
+    return values[0] if values else ""
 
 
 def number(request: web.Request, name: str, least: int = 0, most: int = 2**63 - 1) -> int:
     """A number in the query."""
-    text = request.query.get(name, "")
-    if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS + 1):
+    text = _asked(request, name)
+    if _NUMBER.fullmatch(text) is None:
         raise CallRefused(400, f"{name} is missing from the query, or no number")
     if not least <= int(text) <= most:
         raise CallRefused(400, f"{name} is not from {least} to {most}")
@@ -39,14 +48,20 @@ def optional_number(request: web.Request, name: str, default: Default) -> int | 
 
 def identifier(request: web.Request, name: str) -> bytes:
     """16 bytes in hex, in the query."""
-    text = request.query.get(name, "")
-    try:
-        found = bytes.fromhex(text) if len(text) == 32 else b""
-    except ValueError:
-        found = b""
-    if not found:
+    text = _asked(request, name)
+    if _IDENTIFIER.fullmatch(text) is None:
         raise CallRefused(400, f"{name} is missing from the query, or no ID")
-    return found
+    return bytes.fromhex(text)
+
+
+def choice(request: web.Request, name: str, among: tuple[str, ...]) -> str:
+    """One of several words in the query; the first when there is none."""
+    if name not in request.query:
+        return among[0]
+    text = _asked(request, name)
+    if text not in among:
+        raise CallRefused(400, f"{name} is not one of: {', '.join(among)}")
+    return text
 
 
 def size_of(request: web.Request, limit: int) -> int:

@@ -15,7 +15,7 @@ from transfer.net.service import Service, as_json, begin, empty, write
 from transfer.vault.base import MAX_FRAMES
 
 _GROUP = 2 * 2**20  # bytes of frames that are read ahead of what is being sent
-_MAX_GROUP = 64
+_MAX_GROUP = 256  # frames
 
 
 async def have(service: Service, request: web.Request, caller: Caller) -> web.StreamResponse:
@@ -30,11 +30,11 @@ async def have(service: Service, request: web.Request, caller: Caller) -> web.St
 
 async def store(service: Service, request: web.Request, caller: Caller) -> web.StreamResponse:
     session = await service.session_of(request, caller)
-    async with bodies.frames(request, service.buffers, caller.machine) as (frames, complete):
-        # A machine that was revoked while it sent has lost the right to it.
-        await service.admission.still(caller)
-        async with service.turn(caller):
-            outcomes = await service.vault.store(session, frames) if frames else []
+    async with (
+        bodies.frames(request, service.buffers, caller.machine) as (frames, complete),
+        service.turn(caller),
+    ):
+        outcomes = await service.vault.store(session, frames) if frames else []
     if not complete:
         raise CallRefused(408, "the body ended early; its whole frames are stored")
     return as_json(messages.Outcomes([int(each) for each in outcomes]))
@@ -42,11 +42,10 @@ async def store(service: Service, request: web.Request, caller: Caller) -> web.S
 
 async def fetch(service: Service, request: web.Request, caller: Caller) -> web.StreamResponse:
     session = await service.session_of(request, caller)
-    if request.query.get("order", "any") not in ("any", "asked"):
-        raise CallRefused(400, "order is neither any nor asked")
+    bodies.choice(request, "order", ("any", "asked"))  # either way frames come as asked
     raw = await bodies.whole(request, MAX_FRAMES * REFERENCE_SIZE)
     asked = list(dict.fromkeys(messages.decode_asked(raw, MAX_FRAMES)))
-    async with service.buffers.lease(caller.machine, MAX_FRAME):
+    async with service.sending.lease(caller.machine, MAX_FRAME):
         # The first group before the first byte: what is wrong can still be told.
         groups = _groups(service, caller, session, asked)
         first = await anext(groups)
@@ -61,17 +60,14 @@ async def fetch(service: Service, request: web.Request, caller: Caller) -> web.S
 async def _groups(
     service: Service, caller: Caller, session: int, asked: list[Reference]
 ) -> AsyncIterator[bytes]:
-    """Frames in groups of some _GROUP bytes, or of one; at least one group, which may be empty."""
-    at, size, largest = 0, 1, 1
+    """Frames in groups of at most _GROUP bytes, or of one; at least one, which may be empty."""
+    at = 0
     while at < len(asked) or at == 0:
-        await service.admission.still(caller)
         async with service.turn(caller):
-            found = await service.vault.fetch(session, asked[at : at + size])
-        there = [each for each in found if each is not None]
-        largest = max(largest, *map(len, there), 0)
-        yield b"".join(there)
-        at += size
-        size = min(_MAX_GROUP, max(1, _GROUP // largest))
+            some = asked[at : at + _MAX_GROUP]
+            found = await service.vault.fetch_some(session, some, _GROUP)
+        at += len(found) or 1
+        yield b"".join(each for each in found if each is not None)
 
 
 async def damaged(service: Service, request: web.Request, caller: Caller) -> web.StreamResponse:

@@ -28,20 +28,24 @@ async def open_session(
     caller.check_domain(asked.domain)
     if asked.item is not None:
         caller.check_writes()
-    opened = await service.vault.open_session(asked.domain, asked.item, asked.owner)
+    async with service.turn(caller):
+        opened = await service.vault.open_session(asked.domain, asked.item, asked.owner)
     return as_json(messages.Session(*opened))
 
 
 async def heartbeat(service: Service, request: web.Request, caller: Caller) -> web.StreamResponse:
-    await service.vault.heartbeat(await service.session_of(request, caller))
+    session = await service.session_of(request, caller)
+    async with service.turn(caller):
+        await service.vault.heartbeat(session)
     return empty()
 
 
 async def end_session(service: Service, request: web.Request, caller: Caller) -> web.StreamResponse:
     """Of one that nobody knows nothing is left to end."""
     number = int(request.match_info["session"])
-    if await service.vault.domain_of(number) == caller.domain:
-        await service.vault.end_session(number)
+    if await service.owns(caller, number):
+        async with service.turn(caller):
+            await service.vault.end_session(number)
     return empty()
 
 
@@ -50,8 +54,8 @@ async def commit(service: Service, request: web.Request, caller: Caller) -> web.
     record = await bodies.whole(request, MAX_POINT)
     point = points_format.decode(record).point_id
     known = service.commits.get((caller.domain, point))
-    if known is None or (known.session, known.record) != (session, record):
-        known = service.begin_commit((caller.domain, point), session, record)
+    if known is None or known.failed or (known.session, known.record) != (session, record):
+        known = service.begin_commit(caller, point, session, record)
     return await _committed(point, known)
 
 
@@ -66,6 +70,7 @@ async def committing(service: Service, request: web.Request, caller: Caller) -> 
 async def _committed(point: bytes, commit: Commit) -> web.StreamResponse:
     done, _ = await asyncio.wait({commit.task}, timeout=PATIENT)
     if not done:
+        commit.asked_again = True
         progress = f"/{messages.VERSION}/points/{point.hex()}"
         return as_json(messages.Committing(progress), status=202)
     return as_json(messages.ListedPoint(*commit.task.result()))
@@ -119,7 +124,8 @@ async def keyring(service: Service, request: web.Request, caller: Caller) -> web
     domain = bodies.identifier(request, "domain")
     caller.check_domain(domain)
     version = bodies.optional_number(request, "version", None)
-    raw = await service.vault.keyring(domain, version)
+    async with service.turn(caller):
+        raw = await service.vault.keyring(domain, version)
     if raw is None:
         raise NotFound("there is no such keyring", "register again")
     return web.Response(body=raw, content_type=OCTETS)
@@ -128,5 +134,7 @@ async def keyring(service: Service, request: web.Request, caller: Caller) -> web
 async def add_keyring(service: Service, request: web.Request, caller: Caller) -> web.StreamResponse:
     domain, version = bodies.identifier(request, "domain"), bodies.number(request, "version", 1)
     caller.check_domain(domain)
-    await service.vault.add_keyring(domain, version, await bodies.whole(request, MAX_KEYRING))
+    raw = await bodies.whole(request, MAX_KEYRING)
+    async with service.turn(caller):
+        await service.vault.add_keyring(domain, version, raw)
     return empty()

@@ -56,6 +56,16 @@ _STATUS: dict[type[TransferError], int] = {
 }
 _BY_CODE = {kind("").code: kind for kind in _STATUS}
 _AWAY = {408, 429, 502, 503, 504}
+# Instead of messages that name files of the vault's machine: those are its administrator's to read.
+_OWN_TROUBLE: dict[type[TransferError], tuple[str, str]] = {
+    NoSpace: ("the vault is full", "its administrator has to make room"),
+    NotStored: ("the vault could not store it", "look at the vault's log"),
+    LockHeld: ("another process has the vault", "try again"),
+    VaultUnavailable: ("the vault cannot take this call now", "look at the vault's log"),
+    TransientError: ("the vault cannot take this call now", "look at the vault's log"),
+    DamagedData: ("the vault is damaged there", "on the vault run: transfer vault verify DIR"),
+    IntegrityError: ("the vault is damaged there", "on the vault run: transfer vault verify DIR"),
+}
 RETRY_AFTER = 5  # seconds that a vault which is about to end asks for
 
 
@@ -77,9 +87,11 @@ def problem_of(error: TransferError) -> Problem:
     if kind is None:
         return bug()
     missing = error.references if isinstance(error, Missing) else ()
+    detail, hint = error.message, error.hint
+    if "/" in detail + hint:
+        detail, hint = _OWN_TROUBLE.get(kind, (detail, hint))
     return Problem(
-        _STATUS[kind], error.code if error.code in _BY_CODE else kind("").code,
-        error.message[:MAX_TEXT], hint=error.hint[:MAX_TEXT],
+        _STATUS[kind], kind("").code, detail[:MAX_TEXT], hint=hint[:MAX_TEXT],
         references=messages.encode_asked(missing),
         more=isinstance(error, Missing) and error.more,
     )  # fmt: skip

@@ -6,6 +6,7 @@ One table says what each call is: the router, the checks, the metrics, and docs/
 its test read it.
 """
 
+import re
 import sys
 import time
 import traceback
@@ -42,7 +43,9 @@ class OpenCall(NamedTuple):
     run: Callable[[Service, web.Request], Answer]
 
 
-_SESSION = "/v1/sessions/{session:[0-9]{1,18}}"
+# What stands in a path; anything else there is no call's path.
+PARAMETERS = {"session": "[0-9]{1,18}", "point": "[0-9a-f]{64}"}
+_SESSION = "/v1/sessions/{session}"
 CALLS: tuple[Call | OpenCall, ...] = (
     OpenCall("POST", "/v1/register", machine_calls.register),
     OpenCall("POST", "/v1/renew", machine_calls.renew),
@@ -59,14 +62,20 @@ CALLS: tuple[Call | OpenCall, ...] = (
     Call("GET", "/v1/items", point_calls.items),
     Call("GET", "/v1/points", point_calls.points),
     Call("POST", "/v1/points", point_calls.commit, writes=True),
-    Call("GET", "/v1/points/{point:[0-9a-f]{64}}", point_calls.committing),
+    Call("GET", "/v1/points/{point}", point_calls.committing),
     Call("GET", "/v1/keyring", point_calls.keyring),
     Call("POST", "/v1/keyring", point_calls.add_keyring, writes=True),
 )
 
 
+BROKEN_OFF = 0
+
+
 class Done(NamedTuple):
-    """What a log of requests says of one; it names no ID and no query."""
+    """What a log of requests says of one: *path* is the call's, and names no ID.
+
+    *status* is BROKEN_OFF for an answer that was not sent to its end. Bytes are those of bodies.
+    """
 
     method: str
     path: str
@@ -83,9 +92,14 @@ def application(
 ) -> web.Application:
     app = web.Application(client_max_size=1)  # nothing of ours reads a body through aiohttp's own
     for call in CALLS:
-        app.router.add_route(call.method, call.path, _handler(call, service, metrics, log))
+        path = re.sub(r"\{(\w+)\}", lambda found: _pattern(found[1]), call.path)
+        app.router.add_route(call.method, path, _handler(call, service, metrics, log))
     app.middlewares.append(_unrouted)
     return app
+
+
+def _pattern(name: str) -> str:
+    return f"{{{name}:{PARAMETERS[name]}}}"
 
 
 def _handler(
@@ -94,20 +108,28 @@ def _handler(
     name = f"{call.method} {call.path}"
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        began, callers = time.monotonic(), list[Caller]()
-        response = await _answered(request, lambda: _run(call, service, request, callers))
-        seconds = time.monotonic() - began
-        received, sent = request.content_length or 0, response.body_length
-        metrics.done(name, response.status, seconds, received, sent)
-        if log is not None:
-            machine = callers[0].record.name if callers else "-"
-            log(Done(
-                request.method, request.path, response.status, machine, address_of(request),
-                received, sent, seconds,
-            ))  # fmt: skip
-        return response
+        began, callers, status, sent = time.monotonic(), list[Caller](), BROKEN_OFF, 0
+        address = address_of(request)
+        try:
+            response = await _answered(request, lambda: _run(call, service, request, callers))
+            status, sent = response.status, _length(response)
+            return response
+        finally:
+            seconds, received = time.monotonic() - began, request.content.total_bytes
+            metrics.done(name, status, seconds, received, sent)
+            if log is not None:
+                machine = callers[0].record.name if callers else "-"
+                log(Done(
+                    call.method, call.path, status, machine, address, received, sent, seconds
+                ))  # fmt: skip
 
     return handle
+
+
+def _length(response: web.StreamResponse) -> int:
+    """Of a body that is still to be sent, or that was."""
+    whole = isinstance(response, web.Response) and response.body is not None
+    return (response.content_length or 0) if whole else response.body_length
 
 
 async def _run(
@@ -119,7 +141,7 @@ async def _run(
     callers.append(caller)
     if call.writes:
         caller.check_writes()
-    return await call.run(service, request, caller)
+    return await service.admission.while_good(caller, call.run(service, request, caller))
 
 
 async def _answered(request: web.Request, run: Callable[[], Answer]) -> web.StreamResponse:
@@ -127,6 +149,8 @@ async def _answered(request: web.Request, run: Callable[[], Answer]) -> web.Stre
         return await run()
     except TransferError as error:
         problem = problems.problem_of(error)
+        if problem.status >= 500 and error.message != problem.detail:
+            print(f"{error.code}: {error}", file=sys.stderr)
     except (ConnectionError, web.HTTPException):
         raise
     except Exception:

@@ -7,13 +7,14 @@ for whoever is on this machine. Everything else is in routes.py.
 import asyncio
 import ipaddress
 import ssl
+import sys
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 from aiohttp import web
 
-from transfer.errors import NotAuthorised
+from transfer.errors import NotAuthorised, TransferError
 from transfer.net import tls
 from transfer.net.admission import Admission, address_of
 from transfer.net.buffers import ReceiveBuffers
@@ -26,13 +27,18 @@ from transfer.vault.authority import Authority, ServerIdentity
 from transfer.vault.registry import Registry
 
 _RENEW_EVERY = 3600.0  # seconds between two looks at the server's own certificate
+_SOON = 5.0  # seconds
 
 
 class Settings(NamedTuple):
-    """*receive* bytes of bodies are held at once, *share* of them for one machine."""
+    """*receive* bytes of bodies are held at once, *share* of them for one machine.
+
+    Of answers *send* bytes, a quarter of them for one machine.
+    """
 
     receive: int = 96 * 2**20
     share: int = 48 * 2**20
+    send: int = 64 * 2**20
     connections: Limits = DEFAULTS
 
 
@@ -42,14 +48,16 @@ class VaultServer:
     def __init__(
         self, vault: ServedVault, registry: Registry, authority: Authority, *,
         clock: Callable[[], int] = time.time_ns, log: Callable[[Done], None] | None = None,
-        settings: Settings | None = None,
+        settings: Settings | None = None, admission: Admission | None = None,
     ) -> None:  # fmt: skip
         self._authority = authority
         settings = settings or Settings()
         buffers = ReceiveBuffers(settings.receive, settings.share)
+        sending = ReceiveBuffers(settings.send, settings.send // 4)
         self._service = Service(
-            vault, registry, authority, Admission(registry), buffers, clock, self.refresh
-        )
+            vault, registry, authority, admission or Admission(registry), buffers, sending, clock,
+            self.refresh,
+        )  # fmt: skip
         self._metrics, self._ready = Metrics(), False
         app = application(self._service, self._metrics, log)
         app.router.add_get("/healthz", self._health)
@@ -58,6 +66,7 @@ class VaultServer:
         self._connections = Connections(app, settings.connections)
         self._watch(buffers)
         self._renewing: asyncio.Task[None] | None = None
+        self._asked: asyncio.Future[bytes | None] | None = None
         self._context: ssl.SSLContext | None = None
         self._shown: tuple[list[bytes], list[bytes]] = ([], [])
 
@@ -89,7 +98,11 @@ class VaultServer:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(_RENEW_EVERY)
-            await self.refresh()
+            try:
+                await self.refresh()
+            except (TransferError, OSError) as error:
+                # A full disk now shall not be the reason for an end of the certificate in a year.
+                print(f"the server's certificate: {error}", file=sys.stderr)
 
     async def refresh(self) -> None:
         """New connections see a new certificate once the old one is due or the CA has changed, and
@@ -107,17 +120,19 @@ class VaultServer:
         if self._renewing is not None:
             self._renewing.cancel()
         await self._connections.stop(grace)
-        await self._service.settle()
+        await self._service.settle(grace)
 
     async def _health(self, request: web.Request) -> web.StreamResponse:
         return web.Response(text="ok\n")
 
     async def _readiness(self, request: web.Request) -> web.StreamResponse:
-        """The vault's thread answers; what it does just now is waited for."""
-        await self._service.vault.info()
-        return web.Response(
-            text="ready\n" if self._ready else "no\n", status=200 if self._ready else 503
-        )
+        """The vault's thread answers, soon; all who ask at once share one question to it."""
+        if self._asked is None or self._asked.done():
+            self._asked = asyncio.ensure_future(self._service.vault.domain_of(1))
+        await asyncio.wait({self._asked}, timeout=_SOON)
+        asked = self._asked
+        good = self._ready and asked.done() and asked.exception() is None
+        return web.Response(text="ready\n" if good else "no\n", status=200 if good else 503)
 
     async def _numbers(self, request: web.Request) -> web.StreamResponse:
         try:

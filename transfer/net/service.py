@@ -6,10 +6,10 @@ leaves the vault's thread to others in between.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 from aiohttp import web
@@ -17,16 +17,19 @@ from aiolimiter import AsyncLimiter
 
 from transfer.errors import SessionEnded
 from transfer.formats.messages import JSON
+from transfer.formats.reference import Reference
 from transfer.net import bodies
 from transfer.net.admission import Admission, Caller
 from transfer.net.buffers import ReceiveBuffers
+from transfer.net.problems import CallRefused
 from transfer.vault.authority import Authority
 from transfer.vault.base import StoredPoint, Vault
 from transfer.vault.registry import Registry
 
 TURNS = 8
-_REGISTRATIONS = 20  # a second, renewals included
+_REGISTRATIONS = 20  # a second, and as many renewals
 _SLICE = 256 * 1024
+_COMMITS = 4  # of one domain at once
 _MAX_KEPT = 10_000  # sessions whose domain is remembered; it never changes
 _COMMITTED = 60.0  # seconds for which the answer of a commit is kept
 
@@ -38,13 +41,25 @@ class ServedVault(Vault, Protocol):
     async def domain_of(self, session: int) -> bytes | None:
         """Whose session it is or was; None for a number that was never given."""
 
+    async def fetch_some(
+        self, session: int, references: Sequence[Reference], limit: int
+    ) -> list[bytes | None]:
+        """As `fetch`, for the first of them: as many as fit *limit* bytes, and at least one."""
 
-class Commit(NamedTuple):
+
+@dataclass
+class Commit:
     """One that is under way, or ended a moment ago."""
 
     session: int
     record: bytes
     task: "asyncio.Task[StoredPoint]"
+    asked_again: bool = False
+    """Its caller was told to ask for it; else its answer was the answer."""
+
+    @property
+    def failed(self) -> bool:
+        return self.task.done() and (self.task.cancelled() or self.task.exception() is not None)
 
 
 @dataclass
@@ -54,10 +69,14 @@ class Service:
     authority: Authority
     admission: Admission
     buffers: ReceiveBuffers
+    sending: ReceiveBuffers
+    """For answers: who reads slowly keeps nobody from sending."""
     clock: Callable[[], int]
     refresh: Callable[[], Awaitable[None]]
     """After a certificate was issued: the CA that signed it may be a new one."""
     registering: AsyncLimiter = field(default_factory=lambda: AsyncLimiter(_REGISTRATIONS, 1))
+    renewing: AsyncLimiter = field(default_factory=lambda: AsyncLimiter(_REGISTRATIONS, 1))
+    """Not the same: anybody may try to register."""
     commits: dict[tuple[bytes, bytes], Commit] = field(default_factory=dict)
     """By domain and point."""
     counted: dict[bytes, tuple[float, dict[str, int]]] = field(default_factory=dict)
@@ -68,12 +87,13 @@ class Service:
 
     @asynccontextmanager
     async def turn(self, caller: Caller) -> AsyncIterator[None]:
-        """Around a call to the vault that may take long."""
+        """Around a call to the vault. Raises NotAuthorised if the caller lost its right waiting."""
         machine = caller.machine
         turns = self._turns.setdefault(machine, asyncio.Semaphore(TURNS))
         self._calling[machine] += 1
         try:
             async with turns:
+                await self.admission.still(caller)
                 yield
         finally:
             self._calling[machine] -= 1
@@ -98,26 +118,44 @@ class Service:
             self._domains[session] = domain
         return self._domains[session] == caller.domain
 
-    def begin_commit(self, place: tuple[bytes, bytes], session: int, record: bytes) -> Commit:
-        """Commit in a task of its own: it goes on whoever waits for it."""
-        task = asyncio.ensure_future(self.vault.commit(session, record))
+    def begin_commit(self, caller: Caller, point: bytes, session: int, record: bytes) -> Commit:
+        """Commit in a task of its own: it goes on whoever waits for it, while *caller* is good.
+
+        Raises CallRefused if too many of the domain are under way.
+        """
+        under_way = [place for place, one in self.commits.items() if not one.task.done()]
+        if sum(domain == caller.domain for domain, _ in under_way) >= _COMMITS:
+            raise CallRefused(503, f"{_COMMITS} commits of this domain are under way", "try again")
+        task = asyncio.ensure_future(self._commit(caller, session, record))
+        place = caller.domain, point
         commit = self.commits[place] = Commit(session, record, task)
 
         def forget() -> None:
             if self.commits.get(place) is commit:
                 del self.commits[place]
 
-        def ended(_: object) -> None:
-            failed = task.cancelled() or task.exception() is not None
-            asyncio.get_running_loop().call_later(0 if failed else _COMMITTED, forget)
+        def ended(task: "asyncio.Task[StoredPoint]") -> None:
+            if not task.cancelled():
+                task.exception()  # whoever asked may have gone, and that is no error
+            keep = _COMMITTED if commit.asked_again else 0
+            asyncio.get_running_loop().call_later(keep, forget)
 
         task.add_done_callback(ended)
         return commit
 
-    async def settle(self) -> None:
-        """Wait for the commits that are under way."""
-        tasks = [each.task for each in self.commits.values()]
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async def _commit(self, caller: Caller, session: int, record: bytes) -> StoredPoint:
+        async with self.turn(caller):
+            work = self.vault.commit(session, record)
+            return await self.admission.while_good(caller, work)
+
+    async def settle(self, grace: float) -> None:
+        """Give commits that are under way *grace* seconds; one that is cut short is made again."""
+        tasks = {each.task for each in self.commits.values()}
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=grace)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
 
 def as_json(body: msgspec.Struct, status: int = 200) -> web.Response:

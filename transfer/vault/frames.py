@@ -3,7 +3,7 @@
 Synchronous; the vault's one writer thread runs it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -167,11 +167,15 @@ class FrameStore:
         self._doubting.add(session)
 
     def fetch(
-        self, session: int, domain: bytes, references: Sequence[Reference]
-    ) -> list[bytes | None]:
+        self, session: int, domain: bytes, references: Sequence[Reference],
+        limit: int | None = None,
+    ) -> list[bytes | None]:  # fmt: skip
+        """Whole frames, or None; with *limit*, the first: so many bytes, and at least one."""
         damaged: list[FrameRow] = []
         with self._catalog.begin() as connection:
             found = find_frames(connection, domain, references)
+        if limit is not None:
+            references = list(_fitting(references, found, limit))
         raws = [self._best(found[reference], damaged) for reference in references]
         # Who asks for a frame was led to it by a node, and that is complete no longer.
         missing = {one for one, raw in zip(references, raws, strict=True) if raw is None}
@@ -206,6 +210,17 @@ class FrameStore:
 
     def close(self) -> None:
         self._finish(self._open.values())
+
+
+def _fitting(
+    references: Sequence[Reference], found: dict[Reference, list[FrameRow]], limit: int
+) -> Iterator[Reference]:
+    size = 0
+    for number, reference in enumerate(references):
+        size += max((row.length for row in found[reference]), default=0)
+        if number and size > limit:
+            return
+        yield reference
 
 
 def note_pack(connection: sa.Connection, header: PackHeader, length: int, closed: bool) -> None:

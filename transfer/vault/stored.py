@@ -28,6 +28,7 @@ from transfer.vault.ledger import Ledger
 from transfer.vault.objects import DirectoryObjects
 from transfer.vault.schema import METADATA_FROM
 from transfer.vault.steps import Steps
+from transfer.vault.waiting import or_undone, to_the_end
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -97,7 +98,8 @@ class StoredVault:
     ) -> SessionInfo:
         if item is not None:
             self._for_writing()
-        return await self._call(self._ledger.open_session, domain, item, bytes(owner))
+        opening = self._call(self._ledger.open_session, domain, item, bytes(owner))
+        return await or_undone(opening, lambda session: self.end_session(session.number))
 
     async def heartbeat(self, session: int) -> None:
         await self._call(self._ledger.sessions.get, session)
@@ -125,7 +127,7 @@ class StoredVault:
         self._arrivals.append(arrival)
         work = self._call(store_together, self._arrivals, self._frames, self._ledger)
         # The thread reads *frames* until it is done: a cancelled caller must not reuse them.
-        await _to_the_end(asyncio.ensure_future(work))
+        await to_the_end(work)
         return arrival.answer()
 
     async def fetch(self, session: int, references: Sequence[Reference]) -> list[bytes | None]:
@@ -175,7 +177,7 @@ class StoredVault:
             return
         self._closed = True
         try:
-            await _to_the_end(asyncio.ensure_future(self._call(self._release)))
+            await to_the_end(self._call(self._release))
         finally:
             self._thread.shutdown(wait=False)
 
@@ -188,6 +190,7 @@ class StoredVault:
                 release_lock(self._lock)
 
 
+<<<<<<< ours
 async def _to_the_end(task: "asyncio.Future[T]") -> T:
     """Wait for *task* even when cancelled meanwhile; then the cancellation goes on."""
     try:
@@ -204,6 +207,9 @@ def statistics(catalog: Catalog, identities: Identities, domain: bytes | None) -
         if one.revoked is None and domain in (None, one.domain)
     ]  # fmt: skip
 
+=======
+def statistics(catalog: Catalog, domain: bytes | None) -> dict[str, int]:
+>>>>>>> theirs
     def count(table: sa.Table, what: sa.ColumnElement[int], *of: sa.ColumnElement[bool]) -> int:
         here = () if domain is None else (table.c.domain == domain,)
         return connection.scalar(sa.select(what).where(*of, *here)) or 0
