@@ -563,21 +563,38 @@ async def test_cancelled_at_any_moment_nothing_is_left_and_the_next_run_works(ma
     assert machine.open_sessions() == 0
 
 
-async def test_runs_with_processes_give_back_every_descriptor_and_all_shared_memory(machine):
-    async def use():
+@pytest.mark.parametrize("workers", [0, 1])
+async def test_runs_give_back_every_descriptor_and_all_shared_memory(machine, workers):
+    image = machine.make_image(2**20)
+
+    async def use(back):
+        back.mkdir()
         async with machine.connect() as client:
-            await done(client.backup("home", [machine.tree], workers=1))
-            async with client.restore("home", machine.top / "back", workers=1):
-                await asyncio.sleep(0.05)
+            for item, path in (("home", machine.tree), ("image", image)):
+                await done(client.backup(item, path, workers=workers, full=True))
+                await done(client.restore(item, back / item, workers=workers))
+            async with client.restore("home", back / "stopped", workers=workers):
+                await asyncio.sleep(0.02)
             await client.entries("home")
 
-    await use()  # what is opened once and for all
+    await use(machine.top / "first")  # what is opened once and for all
     gc.collect()
     before = descriptors()
-    await use()
+    await use(machine.top / "second")
     gc.collect()
     assert descriptors() == before
     assert "transfer-slots" not in Path("/proc/self/maps").read_text()
+
+
+async def test_who_is_cancelled_while_connecting_leaves_the_vault_free(machine):
+    async with machine.connect():
+        pass
+    for seconds in (0, 0.001, 0.005, 0.01, 0.02):
+        with nothing_left_behind(), suppress(TimeoutError):
+            async with asyncio.timeout(seconds), machine.connect():
+                await asyncio.sleep(1)
+    async with machine.connect():
+        pass
 
 
 async def test_a_client_that_is_closed_ends_its_runs_first_and_begins_no_more(machine):

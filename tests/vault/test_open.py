@@ -273,3 +273,15 @@ async def test_a_read_only_file_system_is_for_later(path, monkeypatch):
             await open_vault(path)
     assert "writable" in caught.value.hint
     assert not isinstance(caught.value, NoSpace)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+async def test_who_is_cancelled_while_a_vault_opens_leaves_it_free(path, turns):
+    await (await open_vault(path, create=True)).close()
+    opening = asyncio.create_task(open_vault(path))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await (await open_vault(path)).close()

@@ -31,6 +31,7 @@ from transfer.pipeline.send import Sent
 from transfer.pipeline.workers import Pool
 from transfer.policy.globs import Globs
 from transfer.vault.base import Missing, SessionInfo
+from transfer.vault.waiting import to_the_end
 
 __all__ = ["BackupOptions", "BackupResult", "backup", "check"]
 
@@ -103,7 +104,7 @@ class _Run:
             pool = agent.pool(self.options.workers, tasks.Tools, self.options.compression)
             async with pool:
                 if self.cache is not None:
-                    await asyncio.to_thread(self.cache.open)
+                    await to_the_end(asyncio.to_thread(self.cache.open))
                 parent = await self._parent(pool, in_doubt)
                 wanted = await agent.vault.wanted(session.number) if parent else []
                 result, point = await self._commit(pool, journal, session, parent, not wanted)
@@ -112,9 +113,11 @@ class _Run:
             if self.cache is not None:
                 self.cache.close()
             # After a commit this changes nothing.
-            await asyncio.shield(agent.vault.end_session(session.number))
+            await to_the_end(agent.vault.end_session(session.number))
         if point is not None:
-            await asyncio.to_thread(agent.remember_head, self.item, point.number, point.point_id)
+            await to_the_end(
+                asyncio.to_thread(agent.remember_head, self.item, point.number, point.point_id)
+            )
         return result
 
     async def _parent(self, pool: Pool, in_doubt: bytes | None) -> Parent | None:
@@ -160,7 +163,8 @@ class _Run:
     ) -> tuple[BackupResult, Point | None]:  # fmt: skip
         """Send and commit; once more without trust in the parent if its closure has a gap."""
         while True:
-            await asyncio.to_thread(journal.begin, self._begin(session, parent))
+            begin = self._begin(session, parent)
+            await to_the_end(asyncio.to_thread(journal.begin, begin))
             attempt = RootSender(
                 self.agent, self.options, self.progress, self.protected, self.cache
             )
@@ -169,18 +173,18 @@ class _Run:
                 return self._result(attempt, sent, None, parent), None
             self.progress.phase_is("committing")
             point = await self._sealed(pool, attempt, parent, root, marks)
-            await asyncio.to_thread(journal.post, point.point_id)
+            await to_the_end(asyncio.to_thread(journal.post, point.point_id))
             try:
                 await self.agent.vault.commit(session.number, point_codec.encode(point))
             except (Missing, Refused, SessionEnded) as error:
-                await asyncio.to_thread(journal.end, False)
+                await to_the_end(asyncio.to_thread(journal.end, False))
                 if not trust or not isinstance(error, Missing):
                     raise
                 trust = False
                 continue
-            await asyncio.to_thread(journal.end, True)
+            await to_the_end(asyncio.to_thread(journal.end, True))
             if self.cache is not None:
-                await asyncio.to_thread(self.cache.commit)
+                await to_the_end(asyncio.to_thread(self.cache.commit))
             return self._result(attempt, sent, point, parent), point
 
     async def _sealed(

@@ -12,6 +12,7 @@ from transfer.jobs.agent import Agent, ListedPoint
 from transfer.pipeline import tasks
 from transfer.pipeline.batching import task_group
 from transfer.pipeline.fetch import NodeReader
+from transfer.vault.waiting import to_the_end
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -94,7 +95,7 @@ async def list_entries(agent: Agent, item: str, path: bytes = b"") -> EntriesRes
             nodes = NodeReader(pool, agent.vault, session.number, group)
             return await _Lister(nodes).entries(listed.point.root, path)
     finally:
-        await agent.vault.end_session(session.number)
+        await to_the_end(agent.vault.end_session(session.number))
 
 
 class _Lister:

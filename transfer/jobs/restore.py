@@ -29,6 +29,7 @@ from transfer.pipeline.workers import Leased, Pool
 from transfer.pipeline.write_tasks import FrameAt
 from transfer.policy.globs import Globs
 from transfer.targets import image
+from transfer.vault.waiting import to_the_end
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class _Run:
             async with pool, task_group() as group:
                 yield pool, NodeReader(pool, agent.vault, session.number, group), group
         finally:
-            await asyncio.shield(agent.vault.end_session(session.number))
+            await to_the_end(agent.vault.end_session(session.number))
 
     async def restore(self, options: RestoreOptions) -> RestoreResult:
         target = os.path.abspath(os.fsencode(options.to))
@@ -151,7 +152,7 @@ class _Run:
 
             receiver = StreamReceiver(pool, nodes, self.received)
             damaged = await receiver.run(entry.content, write)
-            await asyncio.to_thread(target.finish)
+            await to_the_end(asyncio.to_thread(target.finish))
         self.received.files += 1
         name = entry.name.decode(errors="backslashreplace")
         self.received.damaged += [f"{name}: {each}" for each in damaged]

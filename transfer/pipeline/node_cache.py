@@ -112,6 +112,7 @@ class NodeCache:
                     os.close(descriptor)
             self._old = self._new = -1
             self._places.clear()
+            self._limit = 0  # a thread of a cancelled run may still come
             self._new_path.unlink(missing_ok=True)
 
 

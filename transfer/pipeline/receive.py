@@ -21,6 +21,7 @@ from transfer.pipeline.receive_streams import Extents, Received, StreamReceiver,
 from transfer.pipeline.tasks import BATCH
 from transfer.pipeline.workers import Leased, Pool
 from transfer.pipeline.write_tasks import FrameAt, Piece, Small, Written
+from transfer.vault.waiting import or_undone, to_the_end
 
 BRANCHES = 16
 MAX_SMALL = 128
@@ -241,7 +242,11 @@ class TreeReceiver:
         return written
 
     async def _large(self, place: Place, entry: Entry, path: bytes) -> Written | None:
-        temporary = await self._pool.call(write_tasks.create_large, place, entry.name, entry.size)
+        async def discard(temporary: bytes) -> None:
+            await self._pool.call(write_tasks.discard, place, temporary)
+
+        creating = self._pool.call(write_tasks.create_large, place, entry.name, entry.size)
+        temporary = await or_undone(creating, discard)
 
         async def write(worker: Leased, frames: list[FrameAt], zeros: Extents) -> list[Reference]:
             found: list[Reference] = await worker.call(
@@ -252,10 +257,10 @@ class TreeReceiver:
         try:
             damaged = await self._streams.run(entry.content, write)
         except BaseException:
-            await asyncio.shield(self._pool.call(write_tasks.discard, place, temporary))
+            await to_the_end(discard(temporary))
             raise
         if damaged:
-            await self._pool.call(write_tasks.discard, place, temporary)
+            await discard(temporary)
             self._damage(path, damaged)
             return None
         done = await self._again(write_tasks.finish_large, place, entry, self._replace, temporary)

@@ -51,6 +51,9 @@ class Tools:
         self.opener = Opener(secrets)
         self.directories = OpenDirectories()
 
+    def close(self) -> None:
+        self.directories.close()
+
 
 class Listing(NamedTuple):
     """Names of a directory, sorted; with *more*, others follow after the last one."""

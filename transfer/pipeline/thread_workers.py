@@ -14,6 +14,7 @@ from typing import Any
 
 from transfer.errors import WorkerLost
 from transfer.pipeline.worker_process import Workplace
+from transfer.vault.waiting import to_the_end
 
 
 class ThreadWorker:
@@ -49,6 +50,9 @@ class ThreadWorker:
     async def close(self) -> None:
         """Refuse what has not begun, and wait for what has."""
         self._place.fail(WorkerLost("its pool was closed"))
+        closing = asyncio.get_running_loop().run_in_executor(self._thread, self._place.close)
         self._thread.shutdown(wait=False)
+        # The thread does one after the other, so this is its last.
+        await to_the_end(closing)
         if self._running:
-            await asyncio.wait(self._running)
+            await to_the_end(asyncio.wait(self._running))

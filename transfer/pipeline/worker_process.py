@@ -89,6 +89,13 @@ class Workplace:
                 raise
             raise failure from error
 
+    def close(self) -> None:
+        """Give back what the tools hold, as descriptors; for a thread, whose end frees nothing."""
+        tools = self._lanes[0].tools if self._lanes else None
+        self._lanes = []
+        if tools is not None and hasattr(tools, "close"):
+            tools.close()
+
     def forget(self, lane: int) -> None:
         if self._lanes:
             self._lanes[lane].kept.clear()

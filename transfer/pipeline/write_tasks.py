@@ -43,6 +43,10 @@ class WriteTools:
             os.close(self.image[1])
             self.image = None
 
+    def close(self) -> None:
+        self._close_image()
+        self.target.close()
+
 
 class HeldImage(NamedTuple):
     """An image that the parent has open: a path that leads to it, and its (device, inode)."""

@@ -30,6 +30,7 @@ from transfer.vault.objects import DirectoryObjects
 from transfer.vault.rebuild import RebuildReport
 from transfer.vault.recovery import recover
 from transfer.vault.stored import StoredVault
+from transfer.vault.waiting import or_undone
 
 __all__ = [
     "Finding",
@@ -53,9 +54,10 @@ async def open_vault(
     VaultUnavailable for a read-only or failing disk.
     """
     thread = ThreadPoolExecutor(1, thread_name_prefix="vault")
+    loop = asyncio.get_running_loop()
     try:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(thread, _open, path, create, beside, thread, clock)
+        opening = loop.run_in_executor(thread, _open, path, create, beside, thread, clock)
+        return await or_undone(opening, StoredVault.close)
     except BaseException:
         thread.shutdown(wait=False)
         raise

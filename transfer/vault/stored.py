@@ -190,16 +190,6 @@ class StoredVault:
                 release_lock(self._lock)
 
 
-<<<<<<< ours
-async def _to_the_end(task: "asyncio.Future[T]") -> T:
-    """Wait for *task* even when cancelled meanwhile; then the cancellation goes on."""
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait((task,))
-        raise
-
-
 def statistics(catalog: Catalog, identities: Identities, domain: bytes | None) -> dict[str, int]:
     """Of a vault without registered machines each domain counts as one."""
     registered = [
@@ -207,9 +197,6 @@ def statistics(catalog: Catalog, identities: Identities, domain: bytes | None) -
         if one.revoked is None and domain in (None, one.domain)
     ]  # fmt: skip
 
-=======
-def statistics(catalog: Catalog, domain: bytes | None) -> dict[str, int]:
->>>>>>> theirs
     def count(table: sa.Table, what: sa.ColumnElement[int], *of: sa.ColumnElement[bool]) -> int:
         here = () if domain is None else (table.c.domain == domain,)
         return connection.scalar(sa.select(what).where(*of, *here)) or 0
