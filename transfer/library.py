@@ -317,8 +317,8 @@ async def _secret(
     passphrase: Text | None, passphrase_file: Name | None, recovery_key: Text | None,
     recovery_key_file: Name | None,
 ) -> "Secret":  # fmt: skip
-    from transfer.cli.passphrase import read_secret, read_text
     from transfer.jobs.opening import Secret
+    from transfer.jobs.secret_files import read_secret, read_text
 
     if sum(each is not None for each in
            (passphrase, passphrase_file, recovery_key, recovery_key_file)) != 1:  # fmt: skip
@@ -346,7 +346,7 @@ async def _fetched(text: Text) -> str:
 @contextmanager
 def _own_errors() -> Iterator[None]:
     """What the system says of its own state, as the error of this package that stands for it."""
-    from transfer.cli.failures import ours
+    from transfer.jobs.failures import ours
 
     try:
         yield

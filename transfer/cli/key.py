@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transfer.cli import options, output
-from transfer.cli.passphrase import prompt, read_secret
+from transfer.cli.passphrase import prompt
 from transfer.errors import UsageError
+from transfer.jobs.secret_files import read_secret
 
 if TYPE_CHECKING:
     from transfer.jobs.agent import Agent
