@@ -69,7 +69,7 @@ class Transport:
         connections: int | None = None, patience: float = PATIENCE,
     ) -> None:  # fmt: skip
         self.url, self._server, self._context = url.rstrip("/"), server, context
-        self._patience = patience
+        self._patience, self._budget = patience, backoff.RetryBudget()
         self.connections = connections or DEFAULT_CONNECTIONS
         self._bulk = self._session(self.connections)
         self._control = self._session(_CONTROL_CONNECTIONS)
@@ -98,10 +98,12 @@ class Transport:
         attempt = 0
         while True:
             try:
-                return await once()
+                answer = await once()
+                self._budget.succeeded()
+                return answer
             except VaultUnavailable as error:
                 delay = backoff.delay(attempt, random.random(), error.retry_after)
-                if time.monotonic() + delay > give_up:
+                if time.monotonic() + delay > give_up or not self._budget.retry():
                     raise
             attempt += 1
             await asyncio.sleep(delay)

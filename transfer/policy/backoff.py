@@ -10,7 +10,7 @@ def delay(attempt: int, chance: float, retry_after: float | None = None) -> floa
     over the whole of a span that doubles up to CAP. What the vault asked for in *retry_after*
     seconds comes first, and the jitter after it: else all would be back in the same moment.
     """
-    span = min(CAP, BASE * 2 ** min(attempt, 10))  # the exponent too, before it leaves a float
+    span = min(CAP, BASE * 2.0 ** min(attempt, 10))  # the exponent too, before it leaves a float
     return (retry_after or 0.0) + chance * span
 
 
