@@ -3,8 +3,10 @@
 import asyncio
 import datetime
 import functools
+import gzip
 import inspect
 import logging
+import resource
 import socket
 import ssl
 from contextlib import asynccontextmanager, suppress
@@ -16,7 +18,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from transfer.net.connections import Connections, Limits, SlowBody, TooSlow, read_into
+from transfer.net.connections import (
+    READ_AHEAD,
+    Connections,
+    Limits,
+    SlowBody,
+    TooSlow,
+    read_into,
+)
 
 QUICK = Limits(connections=16, head=0.3, idle=0.8, stalled=0.3)
 GET = b"GET /small HTTP/1.1\r\nHost: vault\r\n\r\n"
@@ -74,11 +83,11 @@ def tls(loop, contexts):
 class Server:
     """A vault's server reduced to three calls, and what its handlers saw."""
 
-    def __init__(self, limits, tls=(None, None), rule=SlowBody):
-        app = web.Application()
+    def __init__(self, limits, tls=(None, None), rule=SlowBody, body=None):
+        self.app = app = web.Application()
         app.router.add_get("/small", self.small)
         app.router.add_get("/large", self.large)
-        app.router.add_post("/body", self.body)
+        app.router.add_post("/body", body or self.body)
         self.connections = Connections(app, limits)
         self.context, self.client_context = tls
         self.rule, self.clients = rule, []
@@ -227,6 +236,20 @@ async def test_a_later_head_has_its_time_from_its_first_byte(tls):
 
 
 @on_both_loops
+async def test_a_connection_on_which_a_head_has_begun_is_not_idle():
+    limits = QUICK._replace(head=2, idle=0.4)
+    async with serving(limits) as server, connected(server) as (reader, writer):
+        writer.write(GET)
+        await reader.readuntil(b"here")
+        await asyncio.sleep(0.1)
+        writer.write(GET[:20])
+        await asyncio.sleep(0.5)  # beyond the end of its idle time
+        writer.write(GET[20:])
+        await reader.readuntil(b"here")
+        assert (await end_of(reader))[1] > 0.2  # and it is idle again from here
+
+
+@on_both_loops
 async def test_an_idle_connection_is_closed_in_time(tls):
     limits = QUICK._replace(idle=0.3)
     async with serving(limits, tls) as server, connected(server) as (reader, writer):
@@ -285,9 +308,18 @@ async def test_connections_beyond_the_limit_are_closed_at_once(tls):
             await close(writer)
 
 
+@pytest.fixture
+def descriptors():
+    """Two for each connection, as both of its ends are in this process; many systems give 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 @on_both_loops
-async def test_a_thousand_idle_connections_do_not_stop_another_client():
-    limits = Limits(connections=1010, head=1.5)
+async def test_a_thousand_idle_connections_do_not_stop_another_client(descriptors):
+    limits = Limits(connections=1010)
     async with serving(limits) as server:
         idle = []
         for _ in range(1000):
@@ -300,8 +332,6 @@ async def test_a_thousand_idle_connections_do_not_stop_another_client():
                 assert await server.get()
         await until(lambda: server.connections.open == 1000)
         assert await server.get() and server.connections.refused == 0
-        await until(lambda: server.connections.open == 0)  # all cut
-        assert server.connections.cut == 1000
         for client in idle:
             client.close()
 
@@ -325,7 +355,7 @@ async def test_headers_without_end_are_refused_and_nothing_more_is_read(header, 
         rest, seconds = await end_of(reader)
         flooding.cancel()
         assert rest[8:13] in (b" 400 ", b"")  # a reset may overtake the answer
-        assert seconds < 1
+        assert seconds < 5
         await until(lambda: server.connections.open == 0)
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
@@ -341,7 +371,7 @@ async def test_what_is_no_http_gets_an_answer_and_no_traceback(nonsense, caplog)
 
 
 @on_both_loops
-async def test_a_client_that_never_reads_its_answer(tls):
+async def test_a_client_that_never_reads_its_answer(tls, caplog):
     async with serving(tls=tls) as server:
         _, writer = await server.connect(limit=1024)
         writer.transport.pause_reading()
@@ -349,6 +379,7 @@ async def test_a_client_that_never_reads_its_answer(tls):
         await asyncio.wait_for(server.ended.wait(), 3)
         await until(lambda: server.connections.open == 0)
         assert server.connections.cut == 1
+    assert not caplog.records  # clients go every day; that is no traceback's worth
 
 
 @on_both_loops
@@ -377,6 +408,32 @@ async def test_a_body_arrives_in_pieces(tls):
 
 
 @on_both_loops
+async def test_a_body_that_nobody_reads_yet_costs_no_memory_of_its_size(tls):
+    arrived = []
+
+    async def wait(request):
+        await asyncio.sleep(0.3)  # as it does for a receive buffer
+        arrived.append(request.content.total_bytes)
+        return web.Response(text="thanks")
+
+    async with serving(tls=tls, body=wait) as server:
+        reader, writer = await server.connect()
+        writer.write(POST + b"Content-Length: 4194304\r\n\r\n" + bytes(4 * MIB))
+        await reader.readuntil(b"thanks")
+        assert 0 < arrived[0] <= 2 * READ_AHEAD + 2**18  # and one read of the loop
+
+
+@on_both_loops
+async def test_a_body_that_calls_itself_compressed_arrives_as_it_was_sent():
+    async with serving() as server, connected(server) as (reader, writer):
+        bomb = gzip.compress(bytes(MIB))
+        head = POST + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb)
+        writer.write(head + bomb)
+        await reader.readuntil(b"thanks")
+        assert server.read == [bomb]
+
+
+@on_both_loops
 async def test_a_body_shorter_than_its_length_counts_as_far_as_it_came(tls):
     async with serving(tls=tls) as server:
         _, writer = await server.connect()
@@ -391,26 +448,21 @@ async def test_a_body_shorter_than_its_length_counts_as_far_as_it_came(tls):
 @on_both_loops
 async def test_what_came_before_the_connection_broke_is_not_lost(tls):
     """The stream answers with the error from then on, although the bytes are still in it."""
-    slow = asyncio.Event()
+    gone = asyncio.Event()
 
     async def body(request):
-        await slow.wait()
-        await asyncio.sleep(0.05)
+        await gone.wait()
         return await server.body(request)
 
-    server = Server(QUICK, tls)
-    server.connections._runner.app.router.add_post("/late", body)
-    await server.start()
-    _, writer = await server.connect()
-    head = POST.replace(b"/body", b"/late")
-    writer.write(head + b"Content-Length: 1048576\r\n\r\n" + b"x" * 50_000)
-    await asyncio.sleep(0.1)
-    writer.transport.abort()
-    await until(lambda: server.connections.open == 0)
-    slow.set()
-    await asyncio.wait_for(server.ended.wait(), 3)
-    assert server.read == [b"x" * 50_000]
-    await server.stop()
+    async with serving(tls=tls, body=body) as server:
+        _, writer = await server.connect()
+        writer.write(POST + b"Content-Length: 1048576\r\n\r\n" + b"x" * 50_000)
+        await asyncio.sleep(0.1)
+        writer.transport.abort()
+        await until(lambda: server.connections.open == 0)
+        gone.set()
+        await asyncio.wait_for(server.ended.wait(), 3)
+        assert server.read == [b"x" * 50_000]
 
 
 @on_both_loops

@@ -48,4 +48,11 @@ def test_a_fast_start_does_not_pay_for_a_slow_rest(clock):
     while rule.left() > 0:
         clock.now += 30
         rule.received(1)
-    assert clock.now <= 600
+    assert clock.now == 300
+
+
+def test_who_has_brought_a_windows_worth_has_as_long_again(clock):
+    rule = SlowBody(clock)
+    clock.now = 290
+    rule.received(300 * 4096)
+    assert rule.left() == 60

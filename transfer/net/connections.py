@@ -279,9 +279,9 @@ class TooSlow(Exception):
 class SlowBody:
     """The least that a body has to bring, from the moment when its reading begins.
 
-    A byte every *silence* seconds, and on average *floor* bytes a second in each *window* of
-    seconds. Server memory is lent for as long as a body takes, so these are no courtesy: a client
-    that is throttled below them ends its request at a frame's end and comes back later.
+    A byte every *silence* seconds, and what *floor* bytes a second make of a *window* within as
+    many seconds, again and again. Memory is lent for as long as a body takes, so there is no
+    mercy: a client that is throttled below this ends its request at a frame's end and comes back.
     """
 
     def __init__(
@@ -297,15 +297,12 @@ class SlowBody:
 
     def left(self) -> float:
         """Seconds until the body is cut if nothing more comes; not positive when it is now."""
-        end = self._last + self._silence
-        if self._owed > 0:
-            end = min(end, self._began + self._window)
-        return end - self._clock()
+        return min(self._last + self._silence, self._began + self._window) - self._clock()
 
     def received(self, count: int) -> None:
         self._last = self._clock()
         self._owed -= count
-        if self._owed <= 0 and self._last >= self._began + self._window:
+        if self._owed <= 0:
             self._began, self._owed = self._last, self._needed
 
 
