@@ -200,6 +200,16 @@ def test_a_name_that_goes_while_they_are_compared_has_changed(both):
     assert comparison.differences == [Difference(b"fifo", "extra", True)]
 
 
+def test_what_did_not_come_back_at_all_is_missing(both, tmp_path):
+    assert compared((both[0], tmp_path / "nothing")) == [Difference(b"", "missing", False)]
+    comparison = Comparison(Globs([]), 0, lambda path, what: False, lambda size: None)
+    file = both[0] / "deep" / "file"
+    source = SourceFile(Place(os.fsencode(file.parent)), b"file", to_stat(file.stat()))
+    comparison.image(source, 1, Place(os.fsencode(tmp_path)), b"nothing", busy=True)
+    comparison.close()
+    assert comparison.differences == [Difference(b"", "missing", False)]
+
+
 @pytest.mark.parametrize("busy", [False, True])
 @pytest.mark.parametrize("change", [lambda path: None, flip, lambda path: os.truncate(path, MIB)])
 def test_an_image_is_its_content(tmp_path, change, busy):

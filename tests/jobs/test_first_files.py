@@ -52,6 +52,7 @@ def test_all_of_it_is_taken_where_there_is_room(tmp_path):
     room = Room(2 * ENTRY + 5, 2)
     selection = chosen(tmp_path, room)
     assert (selection.whole, selection.exclude, selection.bytes) == (True, [], room.bytes)
+    assert (selection.content, selection.entries) == (5, 2)
 
 
 def test_in_order_of_names_until_the_room_is_taken(tmp_path):

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> output.Outcome:
     if not result.same:
         outcome.exit_code = DamagedData.exit_code
     for each in [] if args.json else result.differences:
-        print(f"transfer: {printable(each['path'])}: {each['what']} differs", file=sys.stderr)
+        print(f"transfer: {printable(each['path'])}: differs: {each['what']}", file=sys.stderr)
     return outcome
 
 
@@ -90,7 +90,10 @@ def _verdict(result: "TryResult") -> str:
     if not result.same:
         bad = result.differences_total + len(result.damaged)
         return f"NOT THE SAME: {bad} differences between what went in and what came back"
-    return "the same: names, content and attributes of what came back are those of what went in"
+    but = ", but for what is named here" if result.warnings_total else ""
+    return (
+        f"the same: names, content and attributes of what came back are those of what went in{but}"
+    )
 
 
 def _next(path: str) -> list[str]:

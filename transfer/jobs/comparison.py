@@ -84,9 +84,12 @@ class Comparison:
 
     def begin(self, left: Place, right: Place) -> None:
         """Compare the directories *left* and *right*, which may have different names."""
-        here = to_stat(os.fstat(self._left.fd(left)))
-        there = to_stat(os.fstat(self._right.fd(right)))
-        paths = self._left.fd(left), self._right.fd(right)
+        try:
+            paths = self._left.fd(left), self._right.fd(right)
+        except FileNotFoundError:
+            self.differences.append(Difference(b"", "missing", not os.path.lexists(left.path)))
+            return
+        here, there = (to_stat(os.fstat(fd)) for fd in paths)
         self._attributes(b"", here, there, (read_xattrs(paths[0]), read_xattrs(paths[1])))
         self._enter(left, right, b"", here)
 
@@ -95,7 +98,11 @@ class Comparison:
 
         *busy*: somebody may be writing, which a device's times do not tell.
         """
-        there = stat_at(self._right.fd(right), name)
+        try:
+            there = stat_at(self._right.fd(right), name)
+        except FileNotFoundError:
+            self.differences.append(Difference(b"", "missing", False))
+            return
         same = False
         try:
             if there.size == size:

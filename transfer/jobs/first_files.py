@@ -30,10 +30,14 @@ class Room(NamedTuple):
 
 @dataclass
 class Selection:
-    """*exclude* are GLOBs; *left_out* files did not fit, and *ended* says that others follow."""
+    """*exclude* are GLOBs; *bytes* is the room that is taken, *content* what the files hold.
+
+    *left_out* files did not fit, and *ended* says that others follow.
+    """
 
     exclude: list[bytes] = field(default_factory=list)
     bytes: int = 0
+    content: int = 0
     entries: int = 0
     left_out: int = 0
     ended: bool = False
@@ -103,6 +107,7 @@ class FirstFiles:
         chosen = self.selection
         if self._fits(ENTRY + size):
             chosen.bytes += ENTRY + size
+            chosen.content += size
             chosen.entries += 1
             return True
         chosen.exclude.append(path)

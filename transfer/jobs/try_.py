@@ -141,7 +141,7 @@ class _Try:
             ITEM, [self.options.path], selection.exclude, workers=self.options.workers
         )
         with self.watch() as progress:
-            progress.bytes_total = selection.bytes
+            progress.bytes_total = selection.content
             return await backup_job.backup(agent, chosen, progress)
 
     async def _compare(self, to: Path, selection: Selection, since: int, done: Done) -> None:
