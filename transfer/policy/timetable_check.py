@@ -12,7 +12,7 @@ _AHEAD = 2 * 366 * 24 * 3600  # seconds; how far the settings of clocks are look
 _ALL = (1 << WEEK) - 1
 _NAMES = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _WHEN = "%a %Y-%m-%d %H:%M"
-_SHOWN = 7  # spans in one line
+_SHOWN = 5  # spans in one line
 
 
 class Finding(NamedTuple):
@@ -54,14 +54,27 @@ class _Weeks:
 
     def of(self, rule: Rule, beside: Rule, apart: dict[str, int]) -> int:
         """The minutes of *rule* on the wall clock of *beside*."""
-        shift = (apart[beside.zone_name] - apart[rule.zone_name]) % WEEK
-        mask = self._masks[rule.name] << shift
-        return (mask | mask >> WEEK) & _ALL
+        return self._shifted(rule, apart[beside.zone_name] - apart[rule.zone_name])
+
+    def common(self, rule: Rule, other: Rule) -> int:
+        """The minutes that both ever have, on the wall clock of *rule*."""
+        minutes = 0
+        for shift in {apart[rule.zone_name] - apart[other.zone_name] for apart in self.apart}:
+            minutes |= self._masks[rule.name] & self._shifted(other, shift)
+        return minutes
+
+    def _shifted(self, rule: Rule, shift: int) -> int:
+        return _rotated(self._masks[rule.name], shift)
 
 
 def _relative(offsets: dict[str, int]) -> Iterator[tuple[str, int]]:
     first = next(iter(offsets.values()), 0)
     return ((name, minutes - first) for name, minutes in offsets.items())
+
+
+def _rotated(mask: int, minutes: int) -> int:
+    mask <<= minutes % WEEK
+    return (mask | mask >> WEEK) & _ALL
 
 
 def _mask(rule: Rule) -> int:
@@ -77,10 +90,7 @@ def _overlaps(rules: Sequence[Rule], weeks: _Weeks) -> Iterator[Finding]:
         fields = [field for field in FIELDS if field in one.rates and field in other.rates]
         if one.priority != other.priority or not fields:
             continue
-        common = 0
-        for apart in weeks.apart:
-            common |= weeks.of(one, one, apart) & weeks.of(other, one, apart)
-        if common:
+        if common := weeks.common(one, other):
             message = (
                 f"{one.name!r} and {other.name!r} both set {', '.join(fields)} with priority "
                 f"{one.priority}, so the lower limit holds: {_spans(common)} ({one.zone_name})"
@@ -107,6 +117,8 @@ def _covered(rule: Rule, order: Sequence[Rule], weeks: _Weeks, winners: list[str
             if left & mask:
                 winners.append(better.name)
             left &= ~mask
+            if not left:
+                break
         if left:
             return False
     return True
@@ -129,25 +141,40 @@ def _spans(mask: int) -> str:
     """The runs of bits, as a person reads them."""
     if mask == _ALL:
         return "always"
-    starts = [m for m in range(WEEK) if mask >> m & 1 and not mask >> (m - 1) % WEEK & 1]
-    ends = [m for m in range(WEEK) if not mask >> m & 1 and mask >> (m - 1) % WEEK & 1]
+    before = _rotated(mask, 1)
+    starts, ends = [*_bits(mask & ~before)], [*_bits(before & ~mask)]
     if ends[0] < starts[0]:  # the last run goes on over the end of the week
         ends = [*ends[1:], ends[0]]
-    shown = [_span(start, end) for start, end in zip(starts, ends, strict=True)]
+    days: dict[str, list[int]] = {}
+    for start, end in zip(starts, ends, strict=True):
+        days.setdefault(_times(start, end), []).append(start // DAY)
+    shown = [f"{_days(there)} {times}" for times, there in days.items()]
     more = [f"and {len(shown) - _SHOWN} more"] if len(shown) > _SHOWN else []
     return ", ".join(shown[:_SHOWN] + more)
 
 
-def _span(start: int, end: int) -> str:
+def _bits(mask: int) -> Iterator[int]:
+    while mask:
+        yield (mask & -mask).bit_length() - 1
+        mask &= mask - 1
+
+
+def _times(start: int, end: int) -> str:
     until = start % DAY + (end - start) % WEEK
     if until <= DAY:
-        return f"{_point(start)}-{until // 60:02}:{until % 60:02}"
-    return f"{_point(start)} to {_point(end)}"
+        return f"{_clock(start % DAY)}-{_clock(until)}"
+    return f"{_clock(start % DAY)} to {_NAMES[end // DAY]} {_clock(end % DAY)}"
 
 
-def _point(minute: int) -> str:
-    day, minute = divmod(minute, DAY)
-    return f"{_NAMES[day % 7]} {minute // 60:02}:{minute % 60:02}"
+def _clock(minute: int) -> str:
+    return f"{minute // 60:02}:{minute % 60:02}"
+
+
+def _days(days: Sequence[int]) -> str:
+    """Mon-Fri for what is adjacent and more than two, else Mon,Tue."""
+    if len(days) > 2 and days[-1] - days[0] == len(days) - 1:
+        return f"{_NAMES[days[0]]}-{_NAMES[days[-1]]}"
+    return ",".join(_NAMES[day] for day in days)
 
 
 def _clock_change(

@@ -11,14 +11,16 @@ _MAX = MAX_YEARS * 366 * 24 * 3600 * SECOND
 
 @dataclass(frozen=True)
 class Forecast:
-    done: int | None
-    """Nanoseconds since 1970 UTC; None if it is not done within MAX_YEARS."""
-    left: int
-    """Bytes, rounded up, that have not gone then."""
-    paused: int
-    """Nanoseconds spent in pauses."""
-    forever: bool
+    done: int | None = None
+    """Nanoseconds since 1970 UTC; None if that is not known, or not within MAX_YEARS."""
+    unlimited: int | None = None
+    """Likewise: since when nothing limits it, so that what is left takes what the line takes."""
+    forever: bool = False
     """No more of it will ever go through."""
+    left: int = 0
+    """Bytes, rounded up, that have not gone then."""
+    paused: int = 0
+    """Nanoseconds spent in pauses."""
 
 
 def rate_of(limits: Limits, direction: str, line: int | None = None) -> int | None:
@@ -33,16 +35,13 @@ def rate_of(limits: Limits, direction: str, line: int | None = None) -> int | No
 def simulate(
     timetable: Timetable, size: int, start: int, direction: str, line: int | None = None
 ) -> Forecast:
-    """*size* bytes from *start* on. Exact: bytes are counted in billionths; rounded up to 1 ns.
-
-    Where neither the timetable nor *line* limits anything, the rest takes no time at all.
-    """
+    """*size* bytes from *start* on. Exact: bytes are counted in billionths; rounded up to 1 ns."""
     left, paused, end = size * SECOND, 0, start + _MAX
-    at: int = start
+    at = start
     while left > 0:
         rate = rate_of(timetable.limits(at), direction, line)
         if rate is None:
-            break
+            return Forecast(unlimited=at, left=-(-left // SECOND), paused=paused)
         change = timetable.next_change(at)
         until = end if change is None else min(change, end)
         if rate * (until - at) >= left:
@@ -52,6 +51,6 @@ def simulate(
         paused += 0 if rate else until - at
         forever = not rate and (change is None or paused == end - start)
         if forever or until == end:
-            return Forecast(None, -(-left // SECOND), paused, forever)
+            return Forecast(forever=forever, left=-(-left // SECOND), paused=paused)
         at = until
-    return Forecast(at, 0, paused, False)
+    return Forecast(done=at, paused=paused)
