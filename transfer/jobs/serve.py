@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import resource
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -30,6 +31,7 @@ async def serving(
     At the end calls that are under way get *grace* seconds. Raises NotFound for no vault, LockHeld,
     which names the process that serves it, UsageError for an address that cannot be listened on.
     """
+    _allow_descriptors()
     vault = await open_vault(path)
     try:
         authority = Authority(path, (await vault.info()).vault, time.time_ns)
@@ -49,6 +51,12 @@ async def serving(
             await server.stop(grace)
     finally:
         await vault.close()
+
+
+def _allow_descriptors() -> None:
+    """As many as the system lets us have: a usual limit is as low as our connections are many."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _url(host: str, port: int) -> str:
