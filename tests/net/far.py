@@ -1,6 +1,7 @@
 """A vault behind HTTPS in this process, and machines that use it: all of it real, on loopback."""
 
 import os
+import time
 from contextlib import asynccontextmanager
 
 from tests.suites.vault import DOMAIN, SIGNING_KEY, made_keyring
@@ -30,8 +31,8 @@ class Far:
         self.authority = Authority(path, vault_id, clock)
         self.registry = Registry(path, self.authority, clock)
         self.requests = []
-        self.now = 0.0  # seconds, for what is kept of certificates
-        admission = Admission(self.registry, lambda: self.now)
+        self.later = 0.0  # seconds, for what the server remembers of certificates
+        admission = Admission(self.registry, lambda: time.monotonic() + self.later)
         options = {"log": self.requests.append, "admission": admission} | options
         self.server = VaultServer(vault, self.registry, self.authority, clock=clock, **options)
         self.port = 0

@@ -21,7 +21,7 @@ from transfer.formats.messages import PROBLEM, Problem
 from transfer.net import frame_calls, machine_calls, point_calls, problems
 from transfer.net.admission import Caller, address_of
 from transfer.net.metrics import Metrics
-from transfer.net.service import BEGUN, Service
+from transfer.net.service import BEGUN, WRITTEN, Service
 
 Answer = Awaitable[web.StreamResponse]
 
@@ -128,8 +128,8 @@ def _handler(
 
 def _length(response: web.StreamResponse) -> int:
     """Of a body that is still to be sent, or that was."""
-    whole = isinstance(response, web.Response) and response.body is not None
-    return (response.content_length or 0) if whole else response.body_length
+    whole = isinstance(response, web.Response)
+    return (response.content_length or 0) if whole else response.get(WRITTEN, 0)
 
 
 async def _run(

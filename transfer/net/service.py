@@ -35,6 +35,7 @@ _COMMITTED = 60.0  # seconds for which the answer of a commit is kept
 
 
 BEGUN = web.RequestKey("begun", bool)
+WRITTEN = web.ResponseKey("written", int)
 
 
 class ServedVault(Vault, Protocol):
@@ -178,3 +179,4 @@ async def write(response: web.StreamResponse, raw: bytes) -> None:
     view = memoryview(raw)
     for at in range(0, len(view), _SLICE):
         await response.write(view[at : at + _SLICE])
+    response[WRITTEN] = response.get(WRITTEN, 0) + len(view)
