@@ -34,13 +34,24 @@ class Far:
         self.later = 0.0  # seconds, for what the server remembers of certificates
         admission = Admission(self.registry, lambda: time.monotonic() + self.later)
         options = {"log": self.requests.append, "admission": admission} | options
-        self.server = VaultServer(vault, self.registry, self.authority, clock=clock, **options)
+        self._options = options
+        self.server = self._new_server()
         self.port = 0
         self.opened = []
 
     async def start(self, port=0):
         self.port = await self.server.start("127.0.0.1", port)
         return self
+
+    def _new_server(self):
+        return VaultServer(
+            self.vault, self.registry, self.authority, clock=self.clock, **self._options
+        )
+
+    async def again(self):
+        """The server that was stopped, as a new process: it remembers nothing."""
+        self.server = self._new_server()
+        return await self.start(self.port)
 
     @property
     def url(self):
