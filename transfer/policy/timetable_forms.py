@@ -13,6 +13,7 @@ from transfer.policy.timetable_table import DAYS, Table, Zones
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{0,9})?)(?:([kmgtp])(?:ib?)?|(b))?", re.IGNORECASE)
 _POWER = {"": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 _ENTRY = re.compile(r"(?:([A-Za-z]+)-)?([01][0-9]|2[0-3]):([0-5][0-9]),([^,]+)")
+_CLOCK = re.compile("[0-9]{2}:[0-9]{2}")
 _FULL_DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
@@ -45,9 +46,12 @@ def rclone_rules(table: Table, zones: Zones) -> list[Rule]:
     table.only("timetable", "zone", "priority")
     zone_name, zone = table.zone(zones)
     entries = table.text("timetable").split()
-    if len(entries) == 1 and "," not in entries[0]:
+    # rclone reads a time alone as a pair, of KiB up and KiB down; nobody means that.
+    if len(entries) == 1 and "," not in entries[0] and not _CLOCK.fullmatch(entries[0]):
         rates = _pair(table, entries[0], entries[0])
         return [Rule("rclone", zone, (Span(0, WEEK),), rates, table.priority(), zone_name)]
+    if not entries:
+        raise table.bad("timetable", "it has no entry", "write 08:00,512k 18:00,off")
     began: dict[int, int] = {}  # from a minute of the week to the entry that begins there
     limits = []
     for index, entry in enumerate(entries):

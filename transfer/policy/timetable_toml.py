@@ -80,7 +80,7 @@ def _text(content: bytes, file: str) -> str:
 
 def _document(text: str, file: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(f"{text}\n")  # it names no line where a text ends without one
     except (ValueError, RecursionError) as error:
         found = re.fullmatch(r"(.*) \(at line ([0-9]+), column [0-9]+\)", str(error), re.DOTALL)
         place, problem = (f"{file}:{found[2]}", found[1]) if found else (file, str(error))
