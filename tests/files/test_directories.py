@@ -95,3 +95,13 @@ def test_a_pinned_place_is_that_very_directory(root, directories):
     with pytest.raises(FileNotFoundError):
         fresh.fd(pinned.child(b"below"))  # what is below is pinned by itself
     fresh.close()
+
+
+def test_listing_leaves_no_trace_in_a_directorys_atime(root):
+    below = os.path.join(root, b"below")
+    os.mkdir(below)
+    os.utime(below, (1000, 1000))
+    directories = OpenDirectories()
+    os.listdir(directories.fd(Place(root, (b"below",))))
+    directories.close()
+    assert os.stat(below).st_atime == 1000

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 _FLAGS = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_NOATIME = getattr(os, "O_NOATIME", 0)
 
 
 class Place(NamedTuple):
@@ -36,6 +37,14 @@ def identity(fd: int) -> tuple[int, int]:
     """(device, inode) of what is open."""
     found = os.fstat(fd)
     return found.st_dev, found.st_ino
+
+
+def _opened(path: bytes, flags: int, dir_fd: int | None = None) -> int:
+    """Listing it leaves no trace in its atime, where it is ours."""
+    try:
+        return os.open(path, flags | _NOATIME, dir_fd=dir_fd)
+    except PermissionError:
+        return os.open(path, flags, dir_fd=dir_fd)
 
 
 class OpenDirectories:
@@ -66,7 +75,7 @@ class OpenDirectories:
     def _open_unpinned(self, place: Place) -> int:
         depth = self._deepest_open(place)
         if depth < 0:
-            fd = self._keep(Place(place.root), os.open(place.root, _FLAGS))
+            fd = self._keep(Place(place.root), _opened(place.root, _FLAGS))
             depth = 0
         else:
             fd = self._touch(Place(place.root, place.parts[:depth]))
@@ -95,7 +104,7 @@ class OpenDirectories:
         passing = -1
         try:
             for at in range(depth + 1, len(place.parts) + 1):
-                below = os.open(place.parts[at - 1], _FLAGS | _NOFOLLOW, dir_fd=fd)
+                below = _opened(place.parts[at - 1], _FLAGS | _NOFOLLOW, fd)
                 if passing >= 0:
                     os.close(passing)
                     passing = -1
