@@ -276,7 +276,8 @@ def test_what_the_parser_does_not_understand(quick, words):
 
 
 def test_without_a_vault(quick):
-    quick.refused(64, "usage-error", "points", plain=True, says=["vault"])
+    quick.refused(64, "not-registered", "points", "--state", quick.top / "new", plain=True,
+                  says=["vault"])  # fmt: skip
 
 
 # The vault's DIR

@@ -215,7 +215,9 @@ def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
 
 
 def _why(error: ssl.SSLCertVerificationError) -> str:
-    return getattr(error, "verify_message", "") or str(error)
+    """OpenSSL's reason, or ours of `tls`, without the frame that aiohttp and ssl put around it."""
+    text = getattr(error, "verify_message", "") or str(error.args[-1] if error.args else error)
+    return text.partition(" (_ssl.c")[0]
 
 
 def _words(error: Exception) -> str:
