@@ -3,6 +3,7 @@
 import base64
 import os
 import pwd
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,18 @@ import pytest
 from tests.acceptance import trees
 from tests.acceptance.agent import Machine
 from tests.acceptance.needs import needs_root
-from tests.acceptance.shell import PASSPHRASE
+from tests.acceptance.relay import Relay
+from tests.acceptance.served import Server
+from tests.acceptance.shell import PASSPHRASE, Shell
 from transfer.crypto import keys
+from transfer.formats import credential
 from transfer.formats.reference import Kind, tag_of
 from transfer.jobs import keys as key_jobs
+from transfer.jobs.far import registration_of
 from transfer.jobs.state import StateDirectory
 
 MARK = b"xq7planted"
+NAME = "yp8machine"
 SECOND, THIRD = "another sentence that nobody guesses", "and once again a different one"
 
 
@@ -77,16 +83,13 @@ def secrets_of(agent) -> dict[str, bytes]:
     return found
 
 
-async def test_a_vault_holds_nothing_that_its_client_knows(tmp_path):
-    """With all kinds of objects in it: two generations, two passphrases, a recovery key, damage."""
-    machine, item = Machine(tmp_path), f"{MARK.decode()}-item"
-    StateDirectory(machine.state).machine(f"{MARK.decode()}-machine")
-    top = planted(tmp_path / f"{MARK.decode()}-top")
-    disk = tmp_path / f"{MARK.decode()}-disk"
-    disk.write_bytes((top / "large").read_bytes())
+async def a_life(machine, top, disk, item):
+    """All kinds of objects come to the vault: two generations, two passphrases, a recovery key;
+    the secrets that its client had meanwhile.
+    """
     words = {"item": item, "compression": "off"}
     await machine.backup(top, **words)
-    secrets = {"planted": MARK, "passphrase": PASSPHRASE.encode(), "path": bytes(tmp_path)}
+    secrets = {"planted": MARK, "passphrase": PASSPHRASE.encode(), "path": bytes(machine.top)}
     async with machine.open() as agent:
         secrets |= secrets_of(agent)
         printed = await key_jobs.new_recovery_key(agent)
@@ -105,9 +108,50 @@ async def test_a_vault_holds_nothing_that_its_client_knows(tmp_path):
     async with machine.open() as agent:
         await key_jobs.change_passphrase(agent, THIRD)
         secrets |= secrets_of(agent) | {"third passphrase": THIRD.encode()}
+    machine.passphrase = THIRD
     assert len(secrets) > 20
+    return secrets
+
+
+@pytest.fixture
+def protected(tmp_path):
+    """What there is to back up: paths, and the name of the item."""
+    mark = MARK.decode()
+    top = planted(tmp_path / f"{mark}-top")
+    disk = tmp_path / f"{mark}-disk"
+    disk.write_bytes((top / "large").read_bytes())
+    return top, disk, f"{mark}-item"
+
+
+async def test_a_vault_holds_nothing_that_its_client_knows(tmp_path, protected):
+    machine = Machine(tmp_path)
+    StateDirectory(machine.state).machine(f"{MARK.decode()}-machine")
+    secrets = await a_life(machine, *protected)
     assert found_in(machine.vault, secrets) == set()
     assert found_in(machine.state, secrets) <= {"planted", "path"}  # its own name, and locks
+
+
+async def test_nor_does_a_far_one_or_its_log_or_anybody_on_the_way(tmp_path, protected):
+    """The vault knows the machine by its name; even that is hidden from who listens."""
+    heard = tmp_path / "heard"
+    heard.mkdir()
+    server = Server(tmp_path / "vault").start()
+    with Relay(server.port, heard / "wire") as relay:
+        url = f"https://127.0.0.1:{relay.port}"
+        server.register(Shell(tmp_path, far=True), "--url", url, name=NAME)
+        machine = Machine(tmp_path, far=True)
+        secrets = await a_life(machine, *protected)
+        await machine.restore(tmp_path / "back", item=protected[2])
+    (given,) = tmp_path.glob("credential-*.json")
+    secrets["credential"] = credential.decode(given.read_bytes()).secret
+    secrets["machine's key"] = registration_of(StateDirectory(machine.state)).key
+    shutil.copy(server.log, heard / "log")
+    assert b"/v1/frames 200" in server.log.read_bytes()
+    assert (heard / "wire").stat().st_size > 15 << 20
+    assert found_in(machine.vault, secrets) == set()
+    assert found_in(heard, secrets) == set()
+    assert found_in(heard / "wire", {"name": NAME.encode()}) == set()
+    assert "name" in found_in(machine.vault, {"name": NAME.encode()})
 
 
 @needs_root
