@@ -1,11 +1,15 @@
 """A token bucket that decides, and leaves the waiting to others.
 
-It reads no clock and never sleeps: time comes in as an argument and a delay goes out, so that
-tests cover a day of traffic in a millisecond.
+It reads no clock and never sleeps: time comes in as an argument, in ns of one monotonic clock, and
+times go out, so that tests cover a day of traffic in a millisecond. All arithmetic is in whole
+numbers of 10**-9 bytes, what one byte a second brings in one ns: nothing is ever rounded, so what
+is refilled a million times or given back is exactly what it would be without.
 """
 
+SECOND = 10**9  # ns
 BURST_SECONDS, MAX_BURST = 0.020, 4 * 2**20
 QUANTUM_SECONDS, MIN_QUANTUM, MAX_QUANTUM = 0.004, 2**10, 256 * 2**10
+MAX_RATE = 10**12  # bytes a second: beyond any network, and still exact in a 64-bit cell
 
 
 def quantum(rate: int) -> int:
@@ -14,46 +18,63 @@ def quantum(rate: int) -> int:
 
 
 class TokenBucket:
-    """Grant up to *rate* bytes a second, and *burst* bytes at once after a pause.
+    """Grant up to *rate* bytes a second, and *burst* bytes at once after a quiet time.
 
-    An amount is spent even when the bucket is too empty: the bucket goes into debt, and the
-    delay is the time to pay it back. So control traffic goes at once and bulk pays for it.
-    The bucket starts empty: whoever starts a thousand of them starts no burst.
+    `take` spends even what is not there, and the bucket is in debt: so control traffic goes at
+    once, and bulk, which asks `ready_at` first, pays for it. A bucket starts empty: whoever
+    starts a thousand of them starts no burst. Rate 0 is a pause: it saves nothing up.
 
-    Let each amount be at most *burst*, and count it when its delay is over. Then in every
-    interval of W seconds at most `rate * W + burst` bytes are counted. `now` may stand still;
+    The bound: let every `take` but those of control happen when it is ready. Then in every
+    interval that ends with such a take, all that was taken, control included, is at most the
+    integral of the rate plus the burst of the interval's first moment. `now` may stand still;
     a `now` before an earlier one brings no tokens.
     """
 
-    def __init__(self, rate: int, now: float) -> None:
-        if rate <= 0:
-            raise ValueError(f"need a rate of at least 1 byte a second, got {rate}")
-        self.rate = rate
-        self.quantum = quantum(rate)
-        self.burst = max(self.quantum, min(MAX_BURST, int(rate * BURST_SECONDS)))
-        self._tokens = 0.0
-        self._updated = now
+    def __init__(self, rate: int, now: int) -> None:
+        self._level, self._updated = 0, now  # the level in 10**-9 bytes
+        self._adopt(rate)
 
-    def take(self, amount: int, now: float) -> float:
-        """Spend *amount* bytes; return the seconds to wait before using them."""
-        self._refill(now)
-        self._tokens -= amount
-        return self._debt_seconds()
+    def _adopt(self, rate: int) -> None:
+        if not 0 <= rate <= MAX_RATE:
+            raise ValueError(f"need a rate from 0 to {MAX_RATE} bytes a second, got {rate}")
+        self.rate, self.quantum = rate, quantum(rate)
+        self.burst = max(self.quantum, min(MAX_BURST, int(rate * BURST_SECONDS))) if rate else 0
+        # Where the burst is one quantum, a timer that is late would find the bucket full, and
+        # what runs over is lost for ever. Half of it leaves half of it to be late in.
+        self.step = min(self.quantum, self.burst // 2) if rate else self.quantum
+        self._full = self.burst * SECOND
 
-    def delay(self, now: float) -> float:
-        """The seconds until all that was taken is paid."""
-        self._refill(now)
-        return self._debt_seconds()
+    def set_rate(self, rate: int, now: int) -> None:
+        """What came in until *now* came at the old rate; beyond the new burst it is gone."""
+        self.settle(now)
+        self._adopt(rate)
+        self._level = min(self._level, self._full)
+
+    def settle(self, now: int) -> None:
+        if now > self._updated:
+            self._level = min(self._full, self._level + (now - self._updated) * self.rate)
+            self._updated = now
+
+    def level(self, now: int) -> int:
+        """Whole bytes that may be taken; negative is debt."""
+        self.settle(now)
+        return self._level // SECOND
+
+    def ready_at(self, amount: int, now: int) -> int | None:
+        """The first moment, *now* or later, at which *amount* bytes are there.
+
+        None if there is none: in a pause, or for more than the burst.
+        """
+        self.settle(now)
+        missing = amount * SECOND - self._level
+        if self.rate == 0 or amount > self.burst:
+            return None
+        return max(now, self._updated) if missing <= 0 else self._updated - (-missing // self.rate)
+
+    def take(self, amount: int, now: int) -> None:
+        self.settle(now)
+        self._level -= amount * SECOND
 
     def give_back(self, amount: int) -> None:
-        """What was taken and will not be used."""
-        self._tokens += amount  # cut to the burst at the next look
-
-    def _debt_seconds(self) -> float:
-        return max(0.0, -self._tokens / self.rate)
-
-    def _refill(self, now: float) -> None:
-        elapsed = max(0.0, now - self._updated)
-        # A float keeps the fraction; whole bytes would lose one at each of many short looks.
-        self._tokens = min(self.burst, self._tokens + elapsed * self.rate)
-        self._updated = max(self._updated, now)
+        """What was taken and will not be used: as if it had never been."""
+        self._level = min(self._full, self._level + amount * SECOND)

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from transfer.policy.token_bucket import MAX_QUANTUM, TokenBucket
+from transfer.policy.token_bucket import MAX_QUANTUM, SECOND, TokenBucket
 
 # The timers of asyncio and uvloop are this coarse, in seconds. A shorter sleep would end at once.
 _TICK = 0.001
@@ -24,8 +24,10 @@ class Limiter:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        if rate is not None and rate <= 0:
+            raise ValueError(f"need a rate of at least 1 byte a second, got {rate}")
         self._clock, self._sleep = clock, sleep
-        self._bucket = None if rate is None else TokenBucket(rate, clock())
+        self._bucket = None if rate is None else TokenBucket(rate, self._now())
         self._turn = asyncio.Lock()
         self.waited = 0.0
         """Seconds that callers spent waiting, all together."""
@@ -48,7 +50,7 @@ class Limiter:
     def charge(self, amount: int) -> None:
         """*amount* bytes of control traffic go at once; whoever waits, waits for these too."""
         if self._bucket is not None:
-            self._bucket.take(amount, self._clock())
+            self._bucket.take(amount, self._now())
 
     async def _pass(self, bucket: TokenBucket, amount: int, used: bool) -> None:
         began, taken = self._clock(), 0
@@ -56,12 +58,12 @@ class Limiter:
             while taken < amount:
                 async with self._turn:
                     piece = min(bucket.quantum, amount - taken)
-                    bucket.take(piece, self._clock())
+                    bucket.take(piece, self._now())
                     taken += piece
                     await self._until_paid(bucket)
         except BaseException:
             if used:
-                bucket.take(amount - taken, self._clock())
+                bucket.take(amount - taken, self._now())
             else:
                 bucket.give_back(taken)
             raise
@@ -71,5 +73,8 @@ class Limiter:
     async def _until_paid(self, bucket: TokenBucket) -> None:
         # Again after each sleep: a charge may have come in between, and uvloop rounds to the
         # nearest millisecond, so its timers may be early.
-        while (delay := bucket.delay(self._clock())) > 0:
-            await self._sleep(max(delay, _TICK))
+        while (ready := bucket.ready_at(0, now := self._now())) is not None and ready > now:
+            await self._sleep(max((ready - now) / SECOND, _TICK))
+
+    def _now(self) -> int:
+        return int(self._clock() * SECOND)
