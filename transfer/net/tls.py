@@ -41,6 +41,7 @@ def server_context(
     context.verify_mode = ssl.CERT_OPTIONAL
     # Every connection proves its key anew: no ticket outlives a revocation.
     context.num_tickets = 0
+    context.sslobject_class = _SayingWhy
     load_identity(context, chain, key)
     return context
 
@@ -79,6 +80,24 @@ def _in_memory(content: bytes) -> Iterator[str]:
         os.close(descriptor)
         if not path.startswith("/proc/"):
             os.unlink(path)
+
+
+class _SayingWhy(ssl.SSLObject):
+    """The client of a certificate that is refused is told so, and does not try again.
+
+    The event loop sends what a handshake says only while it goes on, and drops the last word.
+    """
+
+    _refused: ssl.SSLError | None = None
+
+    def do_handshake(self) -> None:
+        if self._refused is not None:
+            raise self._refused
+        try:
+            super().do_handshake()
+        except ssl.SSLCertVerificationError as error:
+            self._refused = error
+            raise ssl.SSLWantReadError() from error
 
 
 def _checking_times(clock: Clock) -> type[ssl.SSLObject]:

@@ -207,7 +207,9 @@ def _translated(error: Exception, url: str) -> TransferError:
 def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
     """aiohttp wraps what TLS said, at more than one depth."""
     for _ in range(8):
-        if isinstance(error, ssl.SSLError) or error is None:
+        # aiohttp's own are SSLErrors as well, and say nothing of what happened.
+        mute = isinstance(error, aiohttp.ClientError)
+        if error is None or (isinstance(error, ssl.SSLError) and not mute):
             return error
         inner = getattr(error, "os_error", None) or getattr(error, "certificate_error", None)
         error = inner or error.__cause__ or error.__context__
