@@ -28,9 +28,9 @@ class Naive(NamedTuple):
         return started_today or (yesterday in self.days and minute < self.end)
 
 
-def setting(rules, default, field, locals_):
-    """(rate, rule's name) for *field*, given each zone's wall clock in *locals_*."""
-    there = [r for r in rules if field in r.rates and r.holds(locals_[r.zone])]
+def setting(there, default, field):
+    """(rate, rule's name) for *field*, given the rules that are *there*."""
+    there = [r for r in there if field in r.rates]
     if not there:
         return default.get(field), None
     highest = max(r.priority for r in there)
@@ -43,4 +43,5 @@ def limits(rules, default, now):
     """What holds at *now*, nanoseconds since 1970 UTC."""
     utc = EPOCH + timedelta(microseconds=now // 1000)
     clocks = {r.zone: utc.astimezone(r.zone) for r in rules}
-    return tuple(setting(rules, default, field, clocks) for field in ("up", "down", "total"))
+    there = [r for r in rules if r.holds(clocks[r.zone])]
+    return tuple(setting(there, default, field) for field in ("up", "down", "total"))

@@ -20,7 +20,7 @@ class Forecast:
     left: int = 0
     """Bytes, rounded up, that have not gone then."""
     paused: int = 0
-    """Nanoseconds spent in pauses."""
+    """Nanoseconds spent in pauses that end."""
 
 
 def rate_of(limits: Limits, direction: str, line: int | None = None) -> int | None:
@@ -49,8 +49,9 @@ def simulate(
             break
         left -= rate * (until - at)
         paused += 0 if rate else until - at
-        forever = not rate and (change is None or paused == end - start)
-        if forever or until == end:
-            return Forecast(forever=forever, left=-(-left // SECOND), paused=paused)
+        if not rate and (change is None or paused == end - start):
+            return Forecast(forever=True, left=-(-left // SECOND))
+        if until == end:
+            return Forecast(left=-(-left // SECOND), paused=paused)
         at = until
     return Forecast(done=at, paused=paused)
