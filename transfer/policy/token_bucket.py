@@ -2,19 +2,30 @@
 
 It reads no clock and never sleeps: time comes in as an argument, in ns of one monotonic clock, and
 times go out, so that tests cover a day of traffic in a millisecond. All arithmetic is in whole
-numbers of 10**-9 bytes, what one byte a second brings in one ns: nothing is ever rounded, so what
-is refilled a million times or given back is exactly what it would be without.
+numbers of 10**-9 bytes, what one byte a second brings in one ns: nothing is ever rounded.
 """
+
+from bisect import bisect_left
 
 SECOND = 10**9  # ns
 BURST_SECONDS, MAX_BURST = 0.020, 4 * 2**20
 QUANTUM_SECONDS, MIN_QUANTUM, MAX_QUANTUM = 0.004, 2**10, 256 * 2**10
 MAX_RATE = 10**12  # bytes a second: beyond any network, and still exact in a 64-bit cell
+_ROOMS = 256  # moments kept; they are as rare as records
 
 
 def quantum(rate: int) -> int:
     """The most bytes of one grant: 4 ms at *rate*, so that a change of rate shows at once."""
     return max(MIN_QUANTUM, min(MAX_QUANTUM, int(rate * QUANTUM_SECONDS)))
+
+
+class Hold:
+    """What was taken and may still be given back: *owed* of it is missing in the bucket."""
+
+    __slots__ = ("mark", "owed")
+
+    def __init__(self) -> None:
+        self.owed = self.mark = 0
 
 
 class TokenBucket:
@@ -28,10 +39,15 @@ class TokenBucket:
     interval that ends with such a take, all that was taken, control included, is at most the
     integral of the rate plus the burst of the interval's first moment. `now` may stand still;
     a `now` before an earlier one brings no tokens.
+
+    Giving back must not break the bound. Had the bytes never been taken, the bucket would have
+    been full earlier, and would have lost what ran over. So no more comes back than the least
+    room that there was since; the moments of least room are kept, each less than those after it.
     """
 
     def __init__(self, rate: int, now: int) -> None:
         self._level, self._updated = 0, now  # the level in 10**-9 bytes
+        self._mark, self._marks, self._rooms = 0, list[int](), list[int]()
         self._adopt(rate)
 
     def _adopt(self, rate: int) -> None:
@@ -49,6 +65,7 @@ class TokenBucket:
         self.settle(now)
         self._adopt(rate)
         self._level = min(self._level, self._full)
+        self._note()
 
     def settle(self, now: int) -> None:
         if now > self._updated:
@@ -71,10 +88,37 @@ class TokenBucket:
             return None
         return max(now, self._updated) if missing <= 0 else self._updated - (-missing // self.rate)
 
-    def take(self, amount: int, now: int) -> None:
+    def take(self, amount: int, now: int, hold: Hold | None = None) -> None:
         self.settle(now)
+        self._note()
         self._level -= amount * SECOND
+        if hold is not None:
+            hold.owed = min(hold.owed, self._least_room(hold.mark)) + amount * SECOND
+            hold.mark = self._mark
 
-    def give_back(self, amount: int) -> None:
-        """What was taken and will not be used: as if it had never been."""
-        self._level = min(self._full, self._level + amount * SECOND)
+    def give_back(self, hold: Hold, now: int) -> None:
+        """What was taken for *hold* will not be used: as if it had never been taken."""
+        self.settle(now)
+        self._note()
+        back = min(hold.owed, self._least_room(hold.mark))
+        self._level += back
+        hold.owed = 0
+        # For other holds too: without those bytes there would have been less room all the time.
+        self._rooms = [max(0, room - back) for room in self._rooms]
+
+    def _note(self) -> None:
+        """The room before it grows."""
+        room = self._full - self._level
+        while self._rooms and self._rooms[-1] >= room:
+            self._rooms.pop()
+            self._marks.pop()
+        if len(self._rooms) >= _ROOMS:
+            room = self._rooms.pop()  # said to be less than it was: on the safe side
+            self._marks.pop()
+        self._rooms.append(room)
+        self._marks.append(self._mark)
+        self._mark += 1
+
+    def _least_room(self, mark: int) -> int:
+        at = bisect_left(self._marks, mark)
+        return self._rooms[at] if at < len(self._rooms) else self._full - self._level

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from transfer.policy.token_bucket import MAX_QUANTUM, SECOND, TokenBucket
+from transfer.policy.token_bucket import MAX_QUANTUM, SECOND, Hold, TokenBucket
 
 # The timers of asyncio and uvloop are this coarse, in seconds. A shorter sleep would end at once.
 _TICK = 0.001
@@ -53,19 +53,19 @@ class Limiter:
             self._bucket.take(amount, self._now())
 
     async def _pass(self, bucket: TokenBucket, amount: int, used: bool) -> None:
-        began, taken = self._clock(), 0
+        began, taken, hold = self._clock(), 0, Hold()
         try:
             while taken < amount:
                 async with self._turn:
                     piece = min(bucket.quantum, amount - taken)
-                    bucket.take(piece, self._now())
+                    bucket.take(piece, self._now(), hold)
                     taken += piece
                     await self._until_paid(bucket)
         except BaseException:
             if used:
                 bucket.take(amount - taken, self._now())
             else:
-                bucket.give_back(taken)
+                bucket.give_back(hold, self._now())
             raise
         finally:
             self.waited += self._clock() - began
