@@ -13,7 +13,7 @@ from tests.policy import timetable_oracle as oracle
 from tests.policy.timetable_oracle import MINUTE, Naive
 from transfer.policy import timetable
 from transfer.policy.timetable import SECOND, Limits, Rule, Setting, Timetable, windows
-from transfer.policy.timetable_clock import turns
+from transfer.policy.timetable_clock import last_turn, next_turn, turns
 
 HOUR = 60 * MINUTE
 DAILY = range(7)
@@ -67,16 +67,19 @@ def odd_rules(zone):
 def agree(rules, default, minutes):
     """Both say the same at each of *minutes*, and where it changes among adjacent ones."""
     table = built(rules, default)
-    before, expected = None, None
+    before, expected, began = None, None, None
     for minute in minutes:
         now = minute * MINUTE
         said = oracle.limits(rules, default, now)
         assert table.limits(now) == said, (now, rules)
         if before is not None and minute == before[0] + 1:
             assert (expected == now) == (said != before[1]), (now, expected, rules)
+            began = now if expected == now else began
         if expected is None or expected <= now or minute != before[0] + 1:
             expected = table.next_change(now)
             assert expected is None or expected > now
+        if began is not None and minute % 15 == 7:
+            assert table.last_change(now) == began
         before = minute, said
 
 
@@ -293,3 +296,26 @@ def test_without_rules_the_default_always_holds():
 
 def test_the_example_in_its_documentation_is_true():
     assert doctest.testmod(timetable).failed == 0
+
+
+def test_clocks_that_are_set_twice_in_a_week_are_found():
+    recife = ZoneInfo("America/Recife")
+    begin, end, *both = (
+        ns(f"2000-10-{when}Z") // SECOND
+        for when in ("01T00:00", "30T00:00", "08T03:00", "15T02:00")
+    )
+    assert [*turns(recife, begin, end)] == both
+    assert next_turn(recife, both[0] - 1, end) == both[0]
+    assert next_turn(recife, both[0], end) == last_turn(recife, begin, end) == both[1]
+    assert last_turn(recife, begin, both[1] - 1) == both[0]
+    assert last_turn(recife, both[0], both[0] + 3600) is None
+    assert next_turn(recife, begin, both[0] - 1) is None
+
+
+def test_since_when_is_right_over_a_setting_of_the_clock():
+    table = one(DAILY, 22 * 60, 6 * 60)
+    for now, since in [("2027-03-28T04:00+02:00", "2027-03-27T22:00+01:00"),
+                       ("2026-10-25T04:00+01:00", "2026-10-24T22:00+02:00")]:  # fmt: skip
+        assert table.last_change(ns(now)) == ns(since)
+    short = one(DAILY, 60, 119)
+    assert short.last_change(ns("2027-03-28T04:00+02:00")) == ns("2027-03-28T01:59+01:00")

@@ -128,6 +128,7 @@ def test_settings_of_the_clock_are_told_for_each_zone_in_use():
     assert (
         "Lord_Howe: clocks go back from Sun 2027-04-04 02:00 to Sun 2027-04-04 01:30" in changes[4]
     )
+    assert len(told(rule("a", zone="Africa/Casablanca"), code="clock-change")) == 4
     assert told(rule("a", zone="UTC"), code="clock-change") == []
 
 

@@ -12,7 +12,7 @@ _AHEAD = 2 * 366 * 24 * 3600  # seconds; how far the settings of clocks are look
 _ALL = (1 << WEEK) - 1
 _NAMES = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _WHEN = "%a %Y-%m-%d %H:%M"
-_SHOWN = 5  # spans in one line
+_SHOWN = 5  # times of day in one line
 
 
 class Finding(NamedTuple):
@@ -54,17 +54,14 @@ class _Weeks:
 
     def of(self, rule: Rule, beside: Rule, apart: dict[str, int]) -> int:
         """The minutes of *rule* on the wall clock of *beside*."""
-        return self._shifted(rule, apart[beside.zone_name] - apart[rule.zone_name])
+        return _rotated(self._masks[rule.name], apart[beside.zone_name] - apart[rule.zone_name])
 
     def common(self, rule: Rule, other: Rule) -> int:
         """The minutes that both ever have, on the wall clock of *rule*."""
         minutes = 0
         for shift in {apart[rule.zone_name] - apart[other.zone_name] for apart in self.apart}:
-            minutes |= self._masks[rule.name] & self._shifted(other, shift)
+            minutes |= self._masks[rule.name] & _rotated(self._masks[other.name], shift)
         return minutes
-
-    def _shifted(self, rule: Rule, shift: int) -> int:
-        return _rotated(self._masks[rule.name], shift)
 
 
 def _relative(offsets: dict[str, int]) -> Iterator[tuple[str, int]]:

@@ -86,7 +86,7 @@ class Week(Generic[T]):
             return None
         wall = wall_second(self.zone, second)
         index = bisect_right(self._starts, wall) % len(self._starts)
-        edge = second + ((self._starts[index] - wall) % (WEEK * 60) or WEEK * 60)
+        edge = second + (self._starts[index] - wall) % (WEEK * 60)
         return next_turn(self.zone, second, edge) or edge
 
     def last_edge(self, second: int) -> int | None:
