@@ -1,4 +1,4 @@
-"""Flows share by weight whatever they ask for, the bound holds in every interval, nobody is lost."""
+"""Flows share by weight whatever they ask for, the bound holds always, nobody is lost."""
 
 import random
 from collections import defaultdict
