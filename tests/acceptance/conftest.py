@@ -9,6 +9,7 @@ from tests.acceptance import trees
 from tests.acceptance.needs import lacking
 from tests.acceptance.served import shell_at
 from tests.acceptance.shell import end_all, started
+from tests.cli.test_confined import confined  # noqa: F401 - a fixture
 
 
 @pytest.fixture(autouse=True)

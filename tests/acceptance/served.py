@@ -18,6 +18,7 @@ class Server:
         self.directory, self.log = directory, directory.with_name(f"{directory.name}.log")
         self.plain = Shell(directory.parent)
         self.port, self.url, self._credentials = 0, "", 0
+        self._for_new: Path | None = None
         self.plain("vault", "init", directory, plain=True)
 
     def start(self) -> "Server":
@@ -59,8 +60,14 @@ class Server:
     def register(
         self, shell: Shell, *words: object, name: str = "here", expect: int = 0, **options: Any
     ) -> dict[str, Any]:
-        """Make the state that *options* name a registered machine."""
-        path = self.credential(*words)
+        """Make the state that *options* name a registered machine. Without *words*, which are
+        options of `transfer vault credentials`, new machines share a credential.
+        """
+        if words or self._for_new is None:
+            path = self.credential(*words)
+            self._for_new = self._for_new if words else path
+        else:
+            path = self._for_new
         if shell.user is not None:
             os.chown(path, shell.user, shell.user)
         return shell("register", path, "--name", name, expect=expect, **options)

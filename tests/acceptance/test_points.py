@@ -14,7 +14,7 @@ from tests.acceptance.compare import differences
 from tests.acceptance.served import Server
 from tests.acceptance.shell import Shell
 
-COUNTS = {"near": 10, "far": 3}
+COUNTS = {"near": 10, "far": 2}
 
 
 def made_tree(top):

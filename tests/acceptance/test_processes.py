@@ -83,7 +83,7 @@ def source(tmp_path):
     return top
 
 
-@pytest.fixture(params=["near", "far"])
+@pytest.fixture(params=["near", pytest.param("far", marks=pytest.mark.slow)])
 def agent(tmp_path, request):
     shell_at(tmp_path, request.param)
     return Machine(tmp_path, far=request.param == "far").open
