@@ -85,6 +85,15 @@ def test_when_no_rule_holds_is_told():
     ]
 
 
+def test_days_are_told_in_short():
+    [message] = told(
+        rule("x", [0, 1, 2, 5, 6], "00:00", "24:00"),
+        rule("y", [3, 4], "00:00", "12:00"),
+        code="gap",
+    )
+    assert "the default holds: Thu,Fri 12:00-24:00 (" in message
+
+
 def test_a_full_week_has_no_gap():
     assert (
         told(rule("a", DAILY, "08:00", "20:00"), rule("b", DAILY, "20:00", "08:00"), code="gap")

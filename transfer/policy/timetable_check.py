@@ -185,7 +185,7 @@ def _clock_change(
     yield Finding("clock-change", message, (), False)
     explain = _skipped if jump > timedelta() else _repeated
     for rule in rules:
-        for problem in dict.fromkeys(explain(rule, min(before, after), abs(jump))):
+        for problem in explain(rule, min(before, after), abs(jump)):
             code = "skipped-time" if jump > timedelta() else "repeated-time"
             yield Finding(code, f"{rule.name!r} {problem}", (rule.name,), False)
 
