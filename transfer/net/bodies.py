@@ -125,12 +125,13 @@ async def frames(
     """
     size = size_of(request, MAX_BODY)
     async with buffers.lease(machine, size) as buffer:
-        view = memoryview(buffer)
-        arriving = Arriving(view)
-        try:
-            got = await read_into(request.content, view, SlowBody(), arriving.more)
-        except TooSlow:
-            got = -1
-        if got == size and arriving.end < size:
-            raise FormatError(f"offset {arriving.end}: the last frame is cut short")
-        yield view[: arriving.end], got == size
+        with memoryview(buffer) as view:
+            arriving = Arriving(view)
+            try:
+                got = await read_into(request.content, view, SlowBody(), arriving.more)
+            except TooSlow:
+                got = -1
+            if got == size and arriving.end < size:
+                raise FormatError(f"offset {arriving.end}: the last frame is cut short")
+            with view[: arriving.end] as whole:
+                yield whole, got == size

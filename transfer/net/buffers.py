@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 Waiter = asyncio.Future[None]
 
@@ -40,7 +40,13 @@ class ReceiveBuffers:
             raise ValueError(f"a buffer of {size} bytes is more than the share, {self.share}")
         await self._granted(machine, size)
         try:
-            yield bytearray(size)
+            buffer = bytearray(size)
+            try:
+                yield buffer
+            finally:
+                # An error on its way may hold the frame that holds the buffer, and for long.
+                with suppress(BufferError):
+                    buffer.clear()
         finally:
             self._give_back(machine, size)
 
