@@ -144,6 +144,7 @@ WRONG = [
     ('[rclone]\ntimetable = "08:00,1M:"', 2, "'' in '08:00,1M:' is no bandwidth"),
     ('[rclone]\ntimetable = "08:00,100B"', 2, "too little"),
     ('[rclone]\ntimetable = "08:00,1M 08:00,2M"', 2, "'08:00,1M' never applies"),
+    ('[[rule]]\nname = """\n[[rule]]\n"""', None, "this is no name"),
     ("x = 1", None, "unknown key 'x'"),
     ("rule = 1", None, "rule is no table"),
     ('[rule]\nname = "x"', None, "rule is no table"),
