@@ -148,6 +148,12 @@ def test_a_short_window_is_seen_and_a_long_line_is_cut(file):
     assert lines[-1].endswith("xxx...")
 
 
+def test_each_half_hour_that_a_window_touches_is_drawn(file):
+    file.write_text('[[rule]]\nname = "x"\nup = 0\nstart = "10:20"\nend = "11:10"\n')
+    lines = chart(read_timetable(file), at(2026, 11, 30, 0), BERLIN)
+    assert lines[1] == "Mon 30 Nov  " + "." * 20 + "aaa" + "." * 25
+
+
 def test_colours_change_nothing_but_the_colour(file):
     plain = chart(read_timetable(file), at(2026, 11, 30, 0), BERLIN)
     coloured = chart(read_timetable(file), at(2026, 11, 30, 0), BERLIN, colours=True)

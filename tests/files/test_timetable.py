@@ -91,7 +91,7 @@ def test_a_file_is_read_and_errors_name_it(tmp_path):
     with pytest.raises(UsageError, match=f"{path}:2: "):
         files.read_timetable(path)
     path.write_bytes(b"#" * (MAX_BYTES + 1))
-    with pytest.raises(UsageError, match="too long"):
+    with pytest.raises(UsageError, match="too long for a timetable"):
         files.read_timetable(path)
     with pytest.raises(UsageError, match="Is a directory"):
         files.read_timetable(tmp_path)

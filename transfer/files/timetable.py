@@ -31,7 +31,7 @@ def find_zone(name: str) -> tzinfo:
         if not name.startswith("right/"):
             return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        pass
+        pass  # the last is what a directory of pip's tzdata raises: "Europe"
     if name != "UTC" and not _has_zones():
         raise UsageError(
             "this machine has no time zone database",
