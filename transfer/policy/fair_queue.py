@@ -14,7 +14,7 @@ that held for an hour must not shut its siblings out for minutes.
 
 import heapq
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import NamedTuple, Protocol
 
@@ -28,7 +28,12 @@ class Bucket(Protocol):
     """What bounds a share; `policy.token_bucket.TokenBucket`, or one that processes share."""
 
     @property
+    def rate(self) -> int: ...
+    @property
+    def quantum(self) -> int: ...
+    @property
     def step(self) -> int: ...
+    def level(self, now: int) -> int: ...
     def ready_at(self, amount: int, now: int) -> int | None: ...
     def take(self, amount: int, now: int, hold: Hold | None = None) -> None: ...
     def give_back(self, hold: Hold, now: int) -> None: ...
@@ -63,9 +68,23 @@ class Share:
         if weight < 1:
             raise ValueError(f"need a weight of at least 1, got {weight}")
         self.parent, self.weight = parent, weight
-        self.buckets: Sequence[Bucket] = ()
+        self._buckets: tuple[Bucket, ...] = ()
         self.start = self.finish = self.virtual = 0
         self.waiting = 0  # asks below
+
+    @property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """What bounds this share itself."""
+        return self._buckets
+
+    @buckets.setter
+    def buckets(self, buckets: Iterable[Bucket]) -> None:
+        self._buckets = tuple(buckets)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """After a change of buckets here or above."""
+        raise NotImplementedError
 
     def choose(self, now: int, most: int) -> Choice | None:
         """What is due among all that wait below; *most* is the step of those above."""
@@ -100,6 +119,10 @@ class Branch(Share):
         if parent is not None:
             parent.children.append(self)
 
+    def refresh(self) -> None:
+        for child in self.children:
+            child.refresh()
+
     def choose(self, now: int, most: int) -> Choice | None:
         most = self._most(most)
         due, due_start, later = None, 0, None
@@ -125,6 +148,11 @@ class Class(Share):
         parent.children.append(self)
         self._order = count()
         self._heap: list[tuple[int, int, Flow]] = []
+        self.refresh()
+
+    def refresh(self) -> None:
+        self.bounds = tuple(bucket for share in self.path() for bucket in share.buckets)
+        """All buckets from here up to the root; none is no limit."""
 
     def choose(self, now: int, most: int) -> Choice | None:
         while self._heap and self._heap[0][2].entry != self._heap[0][1]:
@@ -154,9 +182,6 @@ class Flow:
         self.start = self.finish = 0
         self.entry = -1  # in its class's heap; -1 is nowhere
 
-    def buckets(self) -> list[Bucket]:
-        return [bucket for share in self.share.path() for bucket in share.buckets]
-
 
 class FairQueue:
     """All that wait below *root*; `serve` at each ask, cancel or change, and when it says."""
@@ -174,6 +199,18 @@ class FairQueue:
         if flow.entry < 0:
             flow.share.place(flow)
         return ask
+
+    def take(self, flow: Flow, size: int, now: int) -> bool:
+        """Whether *size* bytes are granted at once: nobody waits, so no order is to be kept."""
+        if self.root.waiting:
+            return False
+        bounds = flow.share.bounds
+        for bucket in bounds:
+            if size > bucket.step or bucket.ready_at(size, now) != now:
+                return False
+        for bucket in bounds:
+            bucket.take(size, now)
+        return True
 
     def serve(self, now: int) -> tuple[list[Ask], int | None]:
         """The asks that now have all that they asked for, and when to call again if anyone waits.
@@ -209,7 +246,7 @@ class FairQueue:
 
     def charge(self, flow: Flow, size: int, now: int) -> None:
         """*size* bytes go at once, whoever waits."""
-        for bucket in flow.buckets():
+        for bucket in flow.share.bounds:
             bucket.take(size, now)
 
     def _grant(self, choice: Choice, now: int) -> Ask | None:
