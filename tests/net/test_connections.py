@@ -18,14 +18,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from transfer.net.connections import (
-    READ_AHEAD,
-    Connections,
-    Limits,
-    SlowBody,
-    TooSlow,
-    read_into,
-)
+from transfer.net.connections import Connections, Limits
+from transfer.net.slow_body import READ_AHEAD, SlowBody, TooSlow, read_into
 
 QUICK = Limits(connections=16, head=0.3, idle=0.8, stalled=0.3)
 GET = b"GET /small HTTP/1.1\r\nHost: vault\r\n\r\n"
@@ -308,6 +302,57 @@ async def test_connections_beyond_the_limit_are_closed_at_once(tls):
             await close(writer)
 
 
+@on_both_loops
+async def test_one_address_does_not_lock_the_others_out(tls):
+    async with serving(QUICK._replace(per_address=2, head=5), tls) as server:
+        kept = [await server.connect() for _ in range(2)]
+        raw_reader, raw_writer = await server.connect(tls=False)
+        _, seconds = await end_of(raw_reader)
+        assert seconds < 0.2 and server.connections.refused == 1
+        await close(raw_writer)
+        another = socket.socket()
+        another.setblocking(False)
+        another.bind(("127.0.0.2", 0))
+        await asyncio.get_running_loop().sock_connect(another, ("127.0.0.1", server.port))
+        kept.append(await server.connect(sock=another, tls=False))
+        await until(lambda: server.connections.open == 3)
+        await close(kept.pop(0)[1])
+        await until(lambda: server.connections.open == 2)
+        assert await server.get()
+        for _, writer in kept:
+            await close(writer)
+
+
+@on_both_loops
+async def test_an_upgrade_to_what_nobody_speaks_ends_the_connection(tls):
+    async with serving(tls=tls) as server:
+        reader, writer = await server.connect()
+        head = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        writer.write(GET[:-2] + head)
+        _, seconds = await end_of(reader)
+        assert seconds < 0.3
+        await close(writer)
+
+
+@on_both_loops
+async def test_an_answer_that_is_taken_in_drips_is_cut():
+    """Each acknowledgement is in time, and all together are too few."""
+    limits = Limits(stalled=5, floor=10**6, window=0.5)
+    async with serving(limits) as server:
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, ("127.0.0.1", server.port))
+        await loop.sock_sendall(client, GET.replace(b"small", b"large"))
+        began = loop.time()
+        while not server.connections.cut:
+            await loop.sock_recv(client, 1024)
+            await asyncio.sleep(0.05)
+        assert loop.time() - began < 3
+        client.close()
+
+
 @pytest.fixture
 def descriptors():
     """Two for each connection, as both of its ends are in this process; many systems give 1,024."""
@@ -319,7 +364,7 @@ def descriptors():
 
 @on_both_loops
 async def test_a_thousand_idle_connections_do_not_stop_another_client(descriptors):
-    limits = Limits(connections=1010)
+    limits = Limits(connections=1010, per_address=1010)
     async with serving(limits) as server:
         idle = []
         for _ in range(1000):

@@ -15,8 +15,8 @@ from aiohttp import web
 from transfer.errors import FormatError
 from transfer.formats import documents, frame
 from transfer.net.buffers import ReceiveBuffers
-from transfer.net.connections import SlowBody, TooSlow, read_into
 from transfer.net.problems import CallRefused
+from transfer.net.slow_body import SlowBody, TooSlow, read_into
 from transfer.vault.base import MAX_BODY, MAX_FRAMES
 
 Body = TypeVar("Body", bound=msgspec.Struct)

@@ -4,22 +4,21 @@ aiohttp waits for a request head as long as the client likes, and for ever for a
 not read its answer. Here connections are accepted one by one, so that TLS handshakes count too,
 and one sweep over all that are open enforces the rest: no task or timer for each.
 
-Bodies are the reader's: `read_into` holds them to the rule of a `SlowBody`.
+Bodies are the reader's: `read_into` holds them to the rule of a `SlowBody`, as answers are here.
 """
 
 import asyncio
 import socket
 import ssl
 import struct
-import time
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Coroutine
 from typing import NamedTuple, cast
 
-from aiohttp import StreamReader, web
+from aiohttp import web
 
-# aiohttp stops reading a body that nobody takes at twice this and one read of the loop; with
-# its default, 1,024 connections could hold half a gigabyte outside the pool of receive buffers.
-READ_AHEAD = 64 * 2**10
+from transfer.net.slow_body import READ_AHEAD, SlowBody
+
 _BACKLOG = 128
 _LAST_SECONDS = 5.0  # for handlers whose connection is gone
 _ACKNOWLEDGED = struct.Struct("=120xQ")  # tcpi_bytes_acked of struct tcp_info, since Linux 4.1
@@ -36,6 +35,11 @@ class Limits(NamedTuple):
     """Between two requests of a connection."""
     stalled: float = 60
     """While the client acknowledges not one byte of an answer, or does not let go of the end."""
+    floor: int = 4096
+    """Bytes a second of an answer that it takes on average, in each `window`."""
+    window: float = 300
+    per_address: int = 512
+    """Of the connections: no single address locks all others out."""
 
 
 DEFAULTS = Limits()
@@ -53,6 +57,7 @@ class Connections:
         self._runner = web.AppRunner(app)
         self._listener: socket.socket | None = None
         self._open: set[_Connection] = set()
+        self._addresses: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_closed = asyncio.Event()
 
@@ -110,7 +115,11 @@ class Connections:
             pass
 
     def left(self, connection: "_Connection") -> None:
-        self._open.discard(connection)
+        if connection in self._open:
+            self._open.discard(connection)
+            self._addresses[connection.address] -= 1
+            if not self._addresses[connection.address]:
+                del self._addresses[connection.address]
         if not self._open:
             self._last_closed.set()
 
@@ -123,23 +132,32 @@ class Connections:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                client, _ = await loop.sock_accept(listener)
+                client, (address, *_) = await loop.sock_accept(listener)
             except OSError as error:
                 # The client has gone again; or we are out of descriptors, and some may come back.
                 await asyncio.sleep(0 if isinstance(error, ConnectionError) else 1)
                 continue
-            if len(self._open) < self.limits.connections:
-                self._spawn(self._welcome(client, context))
+            if self._has_room_for(address):
+                self._spawn(self._welcome(client, context, address))
             else:
                 self.refused += 1
                 client.close()
 
-    async def _welcome(self, client: socket.socket, context: ssl.SSLContext | None) -> None:
+    def _has_room_for(self, address: str) -> bool:
+        limits = self.limits
+        return (
+            len(self._open) < limits.connections and self._addresses[address] < limits.per_address
+        )
+
+    async def _welcome(
+        self, client: socket.socket, context: ssl.SSLContext | None, address: str
+    ) -> None:
         loop = asyncio.get_running_loop()
         assert self._runner.server is not None
-        connection = _Connection(self, self._runner.server, loop)
+        connection = _Connection(self, self._runner.server, loop, address)
         timeout = None if context is None else self.limits.head
         self._open.add(connection)
+        self._addresses[address] += 1
         try:
             await loop.connect_accepted_socket(
                 lambda: connection,
@@ -169,8 +187,9 @@ class _Connection(web.RequestHandler):
     """One client's connection, from its acceptance to the moment when its socket is closed."""
 
     def __init__(
-        self, owner: Connections, server: web.Server, loop: asyncio.AbstractEventLoop
-    ) -> None:
+        self, owner: Connections, server: web.Server, loop: asyncio.AbstractEventLoop,
+        address: str,
+    ) -> None:  # fmt: skip
         limits = owner.limits
         super().__init__(
             server,
@@ -179,11 +198,11 @@ class _Connection(web.RequestHandler):
             read_bufsize=READ_AHEAD,
             auto_decompress=False,  # a few bytes would become as many as the client likes
         )
-        self._owner, self._limits = owner, limits
+        self._owner, self._limits, self.address = owner, limits, address
         self._wire: asyncio.Transport | None = None
         self._head_began: float | None = loop.time()
-        self._sent = (0, 0)
-        self._sent_at = loop.time()
+        self._sent = (0, 0)  # acknowledged, and not yet given to the system
+        self._taking: SlowBody | None = None  # of an answer that waits for its client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # aiohttp forgets its transport when it closes it; this one is still to be aborted.
@@ -197,7 +216,9 @@ class _Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         heads = self._request_count
         super().data_received(data)
-        if self._request_count > heads:
+        if self._upgraded:
+            self.abort()  # to nothing that we speak; aiohttp would keep all that follows
+        elif self._request_count > heads:
             self._head_began = None
         elif data and self._head_began is None and self._between_requests():
             self._head_began = self._loop.time()
@@ -237,10 +258,17 @@ class _Connection(web.RequestHandler):
         if self._head_began is not None and now - self._head_began >= self._limits.head:
             return True
         unsent = self._wire.get_write_buffer_size()
-        sent = (_acknowledged(self._wire), unsent)
-        if sent != self._sent or not (unsent or self._wire.is_closing()):
-            self._sent, self._sent_at = sent, now
-        return now - self._sent_at >= self._limits.stalled
+        sent, before = (_acknowledged(self._wire), unsent), self._sent
+        self._sent = sent
+        if not (unsent or self._wire.is_closing()):
+            self._taking = None
+            return False
+        if self._taking is None:
+            limits = self._limits
+            self._taking = SlowBody(self._loop.time, limits.stalled, limits.floor, limits.window)
+        if sent != before:
+            self._taking.received(sent[0] - before[0])
+        return self._taking.left() <= 0
 
     def abort(self) -> None:
         """Close without the client's help: nothing more is sent, and no answer awaited."""
@@ -271,72 +299,3 @@ async def _listen(host: str, port: int) -> socket.socket:
     listener = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=both)
     listener.setblocking(False)
     return listener
-
-
-class TooSlow(Exception):
-    """A client that sends its body too slowly; answer, and close the connection."""
-
-
-class SlowBody:
-    """The least that a body has to bring, from the moment when its reading begins.
-
-    A byte every *silence* seconds, and what *floor* bytes a second make of a *window* within as
-    many seconds, again and again. Memory is lent for as long as a body takes, so there is no
-    mercy: a client that is throttled below this ends its request at a frame's end and comes back.
-    """
-
-    def __init__(
-        self,
-        clock: Callable[[], float] = time.monotonic,
-        silence: float = 60,
-        floor: int = 4096,
-        window: float = 300,
-    ) -> None:
-        self._clock, self._silence, self._window = clock, silence, window
-        self._owed = self._needed = floor * window
-        self._last = self._began = clock()
-
-    def left(self) -> float:
-        """Seconds until the body is cut if nothing more comes; not positive when it is now."""
-        return min(self._last + self._silence, self._began + self._window) - self._clock()
-
-    def received(self, count: int) -> None:
-        self._last = self._clock()
-        self._owed -= count
-        if self._owed <= 0:
-            self._began, self._owed = self._last, self._needed
-
-
-async def read_into(
-    stream: StreamReader,
-    buffer: memoryview,
-    rule: SlowBody,
-    arrived: Callable[[int], None] = lambda count: None,
-) -> int:
-    """Fill *buffer*, and call *arrived* with the size of each piece once it is there.
-
-    Returns how much arrived: less than the buffer when the body ends or its connection breaks.
-    Raises TooSlow, and whatever *arrived* raises.
-    """
-    filled = 0
-    while filled < len(buffer):
-        # Never more than the read-ahead: aiohttp raises its bound to twice what is asked for.
-        piece = await _piece(stream, min(len(buffer) - filled, READ_AHEAD), rule)
-        if not piece:
-            break
-        buffer[filled : filled + len(piece)] = piece
-        filled += len(piece)
-        rule.received(len(piece))
-        arrived(len(piece))
-    return filled
-
-
-async def _piece(stream: StreamReader, size: int, rule: SlowBody) -> bytes:
-    try:
-        async with asyncio.timeout(rule.left()) as silence:
-            return await stream.read(size)
-    except (OSError, web.RequestPayloadError) as error:  # a TimeoutError is an OSError
-        if silence.expired():
-            raise TooSlow("the body came too slowly") from error
-        # The connection broke; what came before waits in the stream, which only says so.
-        return stream._read_nowait(size)
