@@ -63,9 +63,9 @@ def test_an_empty_file_is_no_loss(path):
 
 
 def test_a_directory_that_is_missing_is_named(path):
-    with pytest.raises(NotFound, match="no-such-directory"):
-        with image_target(path + b"/no-such-directory/image", MIB, replace=False):
-            raise AssertionError("there is nothing to write to")
+    target = image_target(path + b"/no-such-directory/image", MIB, replace=False)
+    with pytest.raises(NotFound, match="no-such-directory"), target:
+        raise AssertionError("there is nothing to write to")
 
 
 def test_what_is_not_finished_goes_and_what_came_meanwhile_stays(path, root):
