@@ -31,7 +31,7 @@ def test_threads_together_keep_to_the_rate():
             return 10 * flow.quantum
 
         took = sum(pool.map(hungry, range(4)))
-        assert time.monotonic() - began >= took / RATE * 0.99
+        assert time.monotonic() - began >= took / RATE - 0.020  # a burst was saved up before
 
 
 def test_a_wait_that_times_out_gives_back_and_one_that_came_in_stays_spent():

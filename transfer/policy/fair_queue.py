@@ -98,16 +98,20 @@ class Share:
             share = share.parent
 
     def _most(self, most: int) -> int:
-        return min((most, *(bucket.step for bucket in self.buckets)))
+        for bucket in self._buckets:
+            most = min(most, bucket.step)
+        return most
 
     def _bounded(self, choice: Choice, now: int) -> Choice | None:
-        at = choice.at
-        for bucket in self.buckets:
-            ready = bucket.ready_at(choice.size, now)
+        if not self._buckets:
+            return choice
+        flow, size, at = choice
+        for bucket in self._buckets:
+            ready = bucket.ready_at(size, now)
             if ready is None:
                 return None
             at = max(at, ready)
-        return choice._replace(at=at)
+        return Choice(flow, size, at)
 
 
 class Branch(Share):
@@ -128,7 +132,7 @@ class Branch(Share):
         due, due_start, later = None, 0, None
         for child in self.children:
             choice = child.choose(now, most) if child.waiting else None
-            bounded = choice and self._bounded(choice, now)
+            bounded = self._bounded(choice, now) if choice is not None else None
             if choice is None or bounded is None:
                 continue
             if choice.at > now:  # it waits for a bucket of its own: look again when it has it
@@ -155,12 +159,15 @@ class Class(Share):
         """All buckets from here up to the root; none is no limit."""
 
     def choose(self, now: int, most: int) -> Choice | None:
+        flow = self.first()
+        if flow is None:
+            return None
+        return self._bounded(Choice(flow, min(self._most(most), flow.asks[0].left), now), now)
+
+    def first(self) -> "Flow | None":
         while self._heap and self._heap[0][2].entry != self._heap[0][1]:
             heapq.heappop(self._heap)  # it was cancelled, or moved
-        if not self._heap:
-            return None
-        flow = self._heap[0][2]
-        return self._bounded(Choice(flow, min(self._most(most), flow.asks[0].left), now), now)
+        return self._heap[0][2] if self._heap else None
 
     def place(self, flow: "Flow") -> None:
         """By its start tag, behind its equals; whatever place it had is void."""
@@ -211,6 +218,10 @@ class FairQueue:
         for bucket in bounds:
             bucket.take(size, now)
         return True
+
+    def leads(self, ask: Ask) -> bool:
+        """Whether *ask*, a new one, may change what `serve` said: others of its class go first."""
+        return ask.flow.share.first() is ask.flow
 
     def serve(self, now: int) -> tuple[list[Ask], int | None]:
         """The asks that now have all that they asked for, and when to call again if anyone waits.

@@ -62,7 +62,8 @@ class Dispatch:
             return 0
         ask = self._queue.ask(flow, amount, began)
         self._waiters[ask] = waiter = asyncio.get_running_loop().create_future()
-        self.serve()
+        if self._queue.leads(ask):
+            self.serve()
         try:
             await waiter
         except BaseException:
