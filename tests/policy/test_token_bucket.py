@@ -1,7 +1,7 @@
 """The bound of the bucket, over every interval, and its other side: it gives what it owes."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.policy.grants import Event, violations
@@ -119,6 +119,7 @@ def test_a_clock_that_stands_still_or_goes_back_brings_nothing():
     assert bucket.level(51 * SECOND) == -1000
 
 
+@example(321_494, [("rate", 60 * SECOND, 134), ("rate", 2 * 10**7, 51_252)], 0, 38)
 @given(rates, st.lists(steps, max_size=20), st.integers(0, 19), st.integers(0, 2**20))
 def test_what_is_given_back_is_as_if_never_taken(rate, steps, place, taken):
     """Whatever happens in between: what would have run over without it does not come back."""

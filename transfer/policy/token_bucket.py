@@ -63,6 +63,7 @@ class TokenBucket:
     def set_rate(self, rate: int, now: int) -> None:
         """What came in until *now* came at the old rate; beyond the new burst it is gone."""
         self.settle(now)
+        self._note()
         self._adopt(rate)
         self._level = min(self._level, self._full)
         self._note()
