@@ -135,12 +135,25 @@ def test_a_ceiling_holds_and_others_have_the_rest():
 def test_a_ceiling_that_is_lifted_gives_no_arrears():
     tree = Tree()
     tree.classes["restore"].buckets = [TokenBucket(RATE // 100, 0)]
-    flows = {tree.flow("restore"): 40_000, tree.flow("seed"): 40_000}
+    flows = {tree.flow(name): 40_000 for name in ("restore", "restore", "seed")}
     tree.until(60 * SECOND, flows)
     tree.classes["restore"].buckets = []
     tree.until(61 * SECOND, {})
     got = by_class(tree, since=60 * SECOND)
     assert got["restore"] / got["seed"] == pytest.approx(4, rel=0.05)
+
+
+def test_who_waits_for_its_ceiling_is_not_woken_later_than_that():
+    """While the others wait for more than it needs."""
+    tree = Tree(rate=1000)
+    ceiling = TokenBucket(10**6, 0)
+    ceiling.take(100_000, 0)
+    tree.classes["restore"].buckets = [ceiling]
+    small = tree.ask(tree.flow("restore"), 50)
+    tree.ask(tree.flow("seed"), 512)
+    _, tree.now = tree.serve()
+    assert tree.now == 100 * MILLISECOND + 50_000
+    assert tree.serve()[0] == [small]
 
 
 def test_a_total_is_shared_by_both_directions_and_each_keeps_its_own():

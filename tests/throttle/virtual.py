@@ -25,13 +25,7 @@ class VirtualTime:
         return Alarm(self, callback)
 
     def throttle(self, *args, **kwargs):
-        return Throttle(
-            *args,
-            clock=self.clock,
-            utc=self.utc,
-            timers=kwargs.pop("timers", self.timers),
-            **kwargs,
-        )
+        return Throttle(*args, clock=self.clock, utc=self.utc, timers=self.timers, **kwargs)
 
     async def sleep(self, seconds):
         woken = asyncio.get_running_loop().create_future()
@@ -50,9 +44,7 @@ class VirtualTime:
                 first = min(armed, key=lambda alarm: alarm.at)
                 self.now = max(self.now, first.at)
                 first.fire()
-        return [
-            task.exception() or task.result() if not task.cancelled() else None for task in tasks
-        ]
+        return await asyncio.gather(*tasks)
 
 
 class Alarm:
