@@ -53,6 +53,11 @@ QUERY: dict[str, tuple[bool, Schema, str]] = {
     "version": (True, _NUMBER | {"minimum": 1}, "of the keyring"),
     "version?": (False, _NUMBER, "of the keyring; the newest"),
     "order?": (False, {"type": "string", "enum": ["any", "asked"]}, "of the answer's frames"),
+    "pace?": (
+        False,
+        {"type": "integer", "minimum": 1, "maximum": 2**63 - 1},
+        "bytes a second at which the answer is sent at most, by this connection",
+    ),
     "after?": (False, _NUMBER, "only points with a higher arrival number"),
     "limit?": (False, _NUMBER, "so many at most"),
 }
@@ -90,7 +95,7 @@ DESCRIBED = {
     ),
     "POST /v1/fetch": Described(
         "References of 33 bytes; those of their frames that are there", {200: (FRAMES, None)},
-        (_ENDED,), ("session", "order?"), Body(OCTETS, MAX_FRAMES * REFERENCE_SIZE),
+        (_ENDED,), ("session", "order?", "pace?"), Body(OCTETS, MAX_FRAMES * REFERENCE_SIZE),
     ),
     "POST /v1/damaged": Described(
         "References of 33 bytes, of frames that do not open", {204: None}, (_ENDED,),

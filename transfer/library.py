@@ -15,7 +15,12 @@ import asyncio
 import inspect
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, get_args
@@ -260,7 +265,8 @@ class Client:
             if self._closed:
                 raise RuntimeError(f"{name}: the client's block was left")
             with _own_errors():
-                return await job(_limited(self._agent, up, down), numbers)
+                async with _limited(self._agent, up, down) as agent:
+                    return await job(agent, numbers)
 
         return Run(name, work, self._running)
 
@@ -301,9 +307,11 @@ async def connect(
         yield client
 
 
-def _limited(agent: "Agent", up: Rate, down: Rate) -> "Agent":
+def _limited(agent: "Agent", up: Rate, down: Rate) -> "AbstractAsyncContextManager[Agent]":
     """*agent* for one run, which begins now."""
-    return agent.limited(_rate("up", up), _rate("down", down))
+    from transfer.jobs.limits import limited
+
+    return limited(agent, _rate("up", up), _rate("down", down))
 
 
 def _rate(name: str, value: Rate) -> int | None:

@@ -74,7 +74,7 @@ def test_the_same_passphrase_from_another_keyboard(quick, tmp_path):
 
 
 def keyrings(top):
-    return sorted((top / "vault" / "records" / "keyrings").rglob("0*"))
+    return sorted((top / "vault" / "records" / "keyrings").glob("*/0*"))
 
 
 def test_a_damaged_keyring_is_named_and_never_replaced(stocked, tmp_path):
@@ -95,7 +95,7 @@ def test_a_keyring_of_another_domain(stocked, tmp_path):
     (tmp_path / "file").touch()
     assert stocked("backup", "x", tmp_path / "file", vault="other", state="other-state")[0] == 0
     (ours,) = keyrings(tmp_path)
-    (theirs,) = sorted((tmp_path / "other" / "records" / "keyrings").rglob("0*"))
+    (theirs,) = sorted((tmp_path / "other" / "records" / "keyrings").glob("*/0*"))
     ours.write_bytes(theirs.read_bytes())
     before = contents(tmp_path / "vault" / "records")
     code, answer = stocked("backup", "home", tmp_path / "tree")

@@ -185,7 +185,7 @@ async def points(tried, held):
 def requests_of(name, parameter, value):
     """The call with one *parameter* of its query as *value*, the others as they should be."""
     good = {"session": 1, "tag": 16, "generation": 1, "domain": DOMAIN.hex(), "version": 1,
-            "order": "any", "after": 0, "limit": 1}  # fmt: skip
+            "order": "any", "pace": 10**6, "after": 0, "limit": 1}  # fmt: skip
     described = openapi.DESCRIBED[name]
     query = {each.rstrip("?"): good[each.rstrip("?")] for each in described.query}
     path = CALL[name].path.replace("{session}", "1").replace("{point}", "0" * 64)

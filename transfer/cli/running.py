@@ -12,6 +12,7 @@ from typing import TypeVar
 from transfer.cli.passphrase import passphrase_from, recovery_key_from
 from transfer.errors import LockHeld, VaultUnavailable
 from transfer.jobs.agent import Agent
+from transfer.jobs.limits import limited
 from transfer.jobs.opening import Reach, Secret, default_state, open_agent
 from transfer.net.transport import PATIENCE
 
@@ -37,8 +38,9 @@ def run(
     async def main() -> T:
         async with AsyncExitStack() as stack:
             agent = await _patiently(lambda: stack.enter_async_context(opening()), patience or 0.0)
-            limited = agent.limited(getattr(args, "up", None), getattr(args, "down", None))
-            return await job(limited)
+            up, down = getattr(args, "up", None), getattr(args, "down", None)
+            async with limited(agent, up, down) as run:
+                return await job(run)
 
     return run_async(main())
 

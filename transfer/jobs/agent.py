@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,11 +24,9 @@ from transfer.jobs.far import Registration
 from transfer.jobs.keyring import OpenKeyring
 from transfer.jobs.state import Head, Known, Machine, StateDirectory
 from transfer.net.client import RemoteVault
-from transfer.net.transport import Limits
 from transfer.pipeline.node_cache import NodeCache
 from transfer.pipeline.sealing import Opener
 from transfer.pipeline.workers import Pool
-from transfer.throttle.limiter import Limiter
 from transfer.vault.base import StoredPoint, Vault
 
 __all__ = [
@@ -93,21 +91,11 @@ class Agent:
 
     @property
     def uploads(self) -> int:
-        """Calls with frames that may be under way at once; one disk has use for one."""
-        return self.vault.connections if isinstance(self.vault, RemoteVault) else 1
+        """Calls with frames that may be under way at once; one disk has use for one.
 
-    def limited(self, up: int | None, down: int | None) -> "Agent":
-        """The same for one run with limits of its own, in bytes a second; None is no limit.
-
-        Raises UsageError for limits on a directory: a limit that limits nothing would be a lie.
+        Over a network one more than send at a time: it waits for its answer meanwhile.
         """
-        if isinstance(self.vault, RemoteVault):
-            limits = Limits(Limiter(up), Limiter(down))
-            return replace(self, vault=self.vault.limited(limits))
-        for name, rate in (("up", up), ("down", down)):
-            if rate is not None:
-                raise limits_nothing(name, self.place)
-        return self
+        return self.vault.connections + 1 if isinstance(self.vault, RemoteVault) else 1
 
     def node_cache(self, item: bytes) -> NodeCache | None:
         """For backups of *item*; of a vault that is near, its own disk is as good."""

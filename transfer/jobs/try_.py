@@ -29,6 +29,7 @@ from transfer.jobs.backup import BackupOptions, BackupResult
 from transfer.jobs.comparison import Comparison
 from transfer.jobs.embedded import EmbeddedVault, embedded_vault, temporary_directory
 from transfer.jobs.first_files import FirstFiles, Room, Selection
+from transfer.jobs.limits import limited
 from transfer.jobs.memory import Peak, with_children
 from transfer.jobs.opening import Reach, Secret, open_agent
 from transfer.jobs.progress import Progress
@@ -123,17 +124,19 @@ class _Try:
         credential = await asyncio.to_thread(server.credential)
         state = top / "state"
         await register_job.register(state, credential, secret, "try", reach)
-        async with open_agent(state, None, secret, reach=reach) as agent:
-            limited = agent.limited(options.up, options.down)
-            made = await self._backup(limited, selection)
+        async with (
+            open_agent(state, None, secret, reach=reach) as agent,
+            limited(agent, options.up, options.down) as run,
+        ):
+            made = await self._backup(run, selection)
             target = top / "restored"
             target.mkdir(0o700)
             with self.watch() as progress:
                 restored = await restore_job.restore(
-                    limited, RestoreOptions(ITEM, target, workers=options.workers), progress
+                    run, RestoreOptions(ITEM, target, workers=options.workers), progress
                 )
             with self.watch() as progress:
-                verified = await restore_job.verify(limited, ITEM, progress, options.workers)
+                verified = await restore_job.verify(run, ITEM, progress, options.workers)
         return Done(made, restored, verified)
 
     async def _backup(self, agent: Agent, selection: Selection) -> BackupResult:

@@ -5,8 +5,8 @@ against what was asked. Whether a frame is what its ID says is for the workers t
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import aiohttp
@@ -18,7 +18,8 @@ from transfer.formats.keyring import MAX_KEYRING
 from transfer.formats.messages import FRAMES, JSON, MAX_LINE
 from transfer.formats.reference import Buffer, Reference
 from transfer.net.transport import Limits, Query, Request, Transport, pieces
-from transfer.throttle.limiter import Limiter
+from transfer.throttle.dispatch import ClassName
+from transfer.throttle.throttle import Throttle
 from transfer.vault.base import (
     MAX_FRAMES,
     Outcome,
@@ -30,18 +31,20 @@ from transfer.vault.base import (
 Body = TypeVar("Body", bound=msgspec.Struct)
 _FAREWELL = 5.0  # seconds
 _MAX_LISTING = 256 * 2**20  # bytes of points; 100,000 of them have some 200 MiB
-UNLIMITED = Limits(Limiter(None), Limiter(None))
 
 
 class RemoteVault:
     """See `Vault`. It acts for one machine, in that machine's domain."""
 
-    def __init__(self, transport: Transport, limits: Limits = UNLIMITED) -> None:
-        self._transport, self.limits = transport, limits
+    def __init__(self, transport: Transport, limits: Limits | None = None) -> None:
+        self._transport = transport
+        self.limits = limits or Limits.of(Throttle(), "backup")
 
-    def limited(self, limits: Limits) -> "RemoteVault":
+    @contextmanager
+    def limited(self, throttle: Throttle, name: ClassName = "backup") -> Iterator["RemoteVault"]:
         """The same vault over the same connections, for a run with limits of its own."""
-        return RemoteVault(self._transport, limits)
+        with self._transport.following(throttle):
+            yield RemoteVault(self._transport, Limits.of(throttle, name))
 
     @property
     def connections(self) -> int:
@@ -131,7 +134,7 @@ class RemoteVault:
         return found
 
     async def store(self, session: int, frames: Buffer) -> list[Outcome]:
-        request = _post("/frames", {"session": session}, frames, FRAMES)
+        request = _frames_request(session, frames)
         try:
             return _outcomes(await self._transport.once(request, self.limits))
         except VaultUnavailable:
@@ -145,7 +148,7 @@ class RemoteVault:
         sent = list(_split(frames))
         there = await self._there(session, [header for header, _ in sent])
         rest = b"".join(raw for header, raw in sent if header.reference not in there)
-        request = _post("/frames", {"session": session}, rest, FRAMES)
+        request = _frames_request(session, rest)
         answers = _outcomes(await self._transport.once(request, self.limits)) if rest else []
         left = iter(answers)
         return [
@@ -180,7 +183,10 @@ class RemoteVault:
         self, session: int, asked: Sequence[Reference], found: dict[Reference, bytes]
     ) -> None:
         body = messages.encode_asked(asked)
-        request = _post("/fetch", {"session": session, "order": "any"}, body)
+        query: dict[str, str | int] = {"session": session, "order": "any"}
+        if pace := self._transport.pace(self.limits):
+            query["pace"] = pace
+        request = _post("/fetch", query, body)._replace(carries="down")
         expected = set(asked)
         async with self._transport.answer(request, self.limits) as response:
             async for header, raw in _frames(pieces(response, self.limits.down)):
@@ -255,7 +261,11 @@ def _post(
     content_type: str = messages.OCTETS, control: bool = False,
 ) -> Request:  # fmt: skip
     path = f"/{messages.VERSION}{path}"
-    return Request("POST", path, query, body, content_type, control, 2 * MAX_LINE)
+    return Request("POST", path, query, body, content_type, control, limit=2 * MAX_LINE)
+
+
+def _frames_request(session: int, frames: Buffer) -> Request:
+    return _post("/frames", {"session": session}, frames, FRAMES)._replace(carries="up")
 
 
 def _outcomes(raw: bytes) -> list[Outcome]:

@@ -21,7 +21,9 @@ from transfer.formats.reference import Reference
 from transfer.net import bodies
 from transfer.net.admission import Admission, Caller
 from transfer.net.buffers import ReceiveBuffers
+from transfer.net.pacing import on_wire
 from transfer.net.problems import CallRefused
+from transfer.throttle.flow import Flow
 from transfer.vault.authority import Authority
 from transfer.vault.base import StoredPoint, Vault
 from transfer.vault.registry import Registry
@@ -175,8 +177,12 @@ async def begin(request: web.Request, content_type: str) -> web.StreamResponse:
     return response
 
 
-async def write(response: web.StreamResponse, raw: bytes) -> None:
-    view = memoryview(raw)
-    for at in range(0, len(view), _SLICE):
-        await response.write(view[at : at + _SLICE])
+async def write(response: web.StreamResponse, raw: bytes, flow: Flow | None = None) -> None:
+    """In slices, each once *flow* grants it."""
+    view, size = memoryview(raw), _SLICE if flow is None else flow.quantum
+    for at in range(0, len(view), size):
+        piece = view[at : at + size]
+        if flow is not None:
+            await flow.take(on_wire(len(piece)))
+        await response.write(piece)
     response[WRITTEN] = response.get(WRITTEN, 0) + len(view)

@@ -10,8 +10,8 @@ import random
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
@@ -28,8 +28,11 @@ from transfer.errors import (
 from transfer.formats.messages import MAX_CONTROL, MAX_PROBLEM, OCTETS
 from transfer.formats.reference import Buffer
 from transfer.net import problems
+from transfer.net.pacing import Sockets, Turns, on_wire, pace_of_each, read_ahead, receivers
 from transfer.policy import backoff
-from transfer.throttle.limiter import Limiter
+from transfer.throttle.dispatch import DIRECTIONS, ClassName, Direction
+from transfer.throttle.flow import Flow
+from transfer.throttle.throttle import Throttle
 
 T = TypeVar("T")
 DEFAULT_CONNECTIONS = 4
@@ -38,18 +41,39 @@ _SILENCE = 300.0  # seconds that a vault may take to answer
 _CONNECT = 15.0
 _DEAD_AFTER = 60_000  # ms without an acknowledgement of the other side's TCP
 _CONTROL_CONNECTIONS = 2
+_STALLED = 20.0  # seconds without a grant; a vault hangs up after 60
+_HEAD = 400  # bytes of a request's or an answer's head, about
 Query = Mapping[str, str | int]
 
 
 class Limits(NamedTuple):
-    """Of one run, in both directions."""
+    """What one run may use of the network, in both directions."""
 
-    up: Limiter
-    down: Limiter
+    throttle: Throttle
+    up: Flow
+    down: Flow
+
+    @classmethod
+    def of(cls, throttle: Throttle, name: ClassName) -> "Limits":
+        return cls(throttle, throttle.flow("up", name), throttle.flow("down", name))
+
+
+class Stalled(VaultUnavailable):
+    """Nothing was granted to *flow* for so long that the other side would hang up: a pause.
+
+    The request was broken off; what arrived whole counts, and the rest goes on after the pause.
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__("the transfer is paused", "`transfer throttle resume` ends a pause")
+        self.flow = flow
 
 
 class Request(NamedTuple):
-    """*limit* is the size of the largest answer that is taken; *control* goes before bulk."""
+    """*limit* is the size of the largest answer that is taken; *control* goes before bulk.
+
+    *carries* is the direction in which its data goes: it begins when the limit has room for it.
+    """
 
     method: str
     path: str
@@ -57,6 +81,7 @@ class Request(NamedTuple):
     body: Buffer = b""
     content_type: str = OCTETS
     control: bool = False
+    carries: Direction | None = None
     limit: int = MAX_CONTROL
     headers: Mapping[str, str] = MappingProxyType({})
 
@@ -71,13 +96,20 @@ class Transport:
         self.url, self._server, self._context = url.rstrip("/"), server, context
         self._patience, self._budget = patience, backoff.RetryBudget()
         self.connections = connections or DEFAULT_CONNECTIONS
-        self._bulk = self._session(self.connections)
+        self._sockets = Sockets(self.connections)
+        self._throttles: list[Throttle] = []
+        self._receiving = Turns(self._receivers)
+        # One more than send at a time: while one waits for its answer, which comes from a disk,
+        # the next sends.
+        self._bulk = self._session(self.connections + 1)
+        self._sending = asyncio.Semaphore(self.connections)
         self._control = self._session(_CONTROL_CONNECTIONS)
 
     def _session(self, connections: int) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
-            limit=connections, ssl=self._context, keepalive_timeout=60, socket_factory=_socket
-        )
+            limit=connections, ssl=self._context, keepalive_timeout=60,
+            socket_factory=self._new_socket,
+        )  # fmt: skip
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=_SILENCE)
         return aiohttp.ClientSession(
             connector=connector, timeout=timeout, auto_decompress=False,
@@ -87,6 +119,33 @@ class Transport:
     async def close(self) -> None:
         await self._bulk.close()
         await self._control.close()
+
+    def _new_socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        made = _socket(address)
+        self._sockets.add(made)
+        return made
+
+    @contextmanager
+    def following(self, throttle: Throttle) -> Iterator[None]:
+        """Within the block the sockets' buffers and pace follow *throttle*, and its changes."""
+        self._throttles.append(throttle)
+        throttle.on_change(self._follow)
+        self._follow()
+        try:
+            yield
+        finally:
+            self._throttles.remove(throttle)
+            self._follow()
+
+    def _follow(self) -> None:
+        self._sockets.follow(*(self._rate(each) for each in DIRECTIONS))
+        self._receiving.look()
+
+    def _rate(self, direction: Direction) -> int | None:
+        """Of all runs together: one without a limit must not be held back by another's."""
+        rates = [throttle.rate(direction) for throttle in self._throttles]
+        known = [rate for rate in rates if rate is not None]
+        return sum(known) if known and len(known) == len(rates) else None
 
     async def call(self, request: Request, limits: Limits) -> bytes:
         """The body of the vault's answer; raises what the vault raised, or VaultUnavailable."""
@@ -101,6 +160,10 @@ class Transport:
                 answer = await once()
                 self._budget.succeeded()
                 return answer
+            except Stalled as pause:
+                await pause.flow.take(1)
+                give_up, attempt = time.monotonic() + self._patience, 0
+                continue
             except VaultUnavailable as error:
                 delay = backoff.delay(attempt, random.random(), error.retry_after)
                 if time.monotonic() + delay > give_up or not self._budget.retry():
@@ -112,6 +175,23 @@ class Transport:
         async with self.answer(request, limits) as response:
             return await _read(response, request.limit, limits.down)
 
+    def _receivers(self) -> int:
+        return receivers(self._rate("down"), self.connections)
+
+    def pace(self, limits: Limits) -> int | None:
+        """Bytes a second at which the vault is asked to send one answer."""
+        rate = limits.throttle.rate("down")
+        return pace_of_each(rate, self._receivers()) if rate else None
+
+    async def _sent(self, request: Request, up: Flow) -> AsyncIterator[Buffer]:
+        if request.control:
+            up.charge(on_wire(len(request.body)))
+            yield request.body
+            return
+        async with self._sending:
+            async for piece in _granted(request.body, up):
+                yield piece
+
     @asynccontextmanager
     async def answer(
         self, request: Request, limits: Limits
@@ -121,42 +201,69 @@ class Transport:
         headers = {"Content-Type": request.content_type, **request.headers}
         if request.body:
             headers["Content-Length"] = str(len(request.body))
-        try:
-            async with session.request(
-                request.method, self.url + request.path,
-                params={name: str(value) for name, value in request.query.items()},
-                data=_slices(request.body, limits.up, request.control) if request.body else None,
-                headers=headers, server_hostname=self._server, allow_redirects=False,
-            ) as response:  # fmt: skip
+        body = self._sent(request, limits.up) if request.body else None
+        async with AsyncExitStack() as stack:
+            if request.carries is not None:
+                await stack.enter_async_context(limits.throttle.admitted(request.carries))
+            ahead = read_ahead(None)
+            if request.carries == "down":
+                await stack.enter_async_context(self._receiving.one())
+                ahead = read_ahead(limits.throttle.rate("down"))
+            limits.up.charge(on_wire(_HEAD))
+            try:
+                response = await stack.enter_async_context(
+                    session.request(
+                        request.method, self.url + request.path,
+                        params={name: str(value) for name, value in request.query.items()},
+                        data=body, headers=headers, server_hostname=self._server,
+                        allow_redirects=False, read_bufsize=ahead,
+                    )
+                )  # fmt: skip
+                _bound_reading(response, ahead)
+                limits.down.charge(on_wire(_HEAD))
                 if response.status >= 300:
                     raw = await _read(response, MAX_PROBLEM, limits.down)
                     raise problems.error_of(response.status, raw, _retry_after(response))
                 yield response
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _translated(error, self.url) from error
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                raise _translated(error, self.url) from error
 
 
-async def _slices(body: Buffer, up: Limiter, control: bool) -> AsyncIterator[memoryview]:
+def _bound_reading(response: aiohttp.ClientResponse, size: int) -> None:
+    """What TLS has read already waits below aiohttp, up to 512 KiB by default."""
+    transport = response.connection and response.connection.transport
+    if transport is not None and hasattr(transport, "set_read_buffer_limits"):
+        transport.set_read_buffer_limits(high=4 * size)
+
+
+async def _granted(body: Buffer, up: Flow) -> AsyncIterator[memoryview]:
     """The body in the pieces that the limiter grants, each right before it is written."""
     view = memoryview(body)
-    if control:
-        up.charge(len(view))
     while view:
         piece = view[: up.quantum]
-        if not control:
-            await up.take(len(piece))
+        await _unless_stalled(up, up.take(on_wire(len(piece))))
         yield piece
         view = view[len(piece) :]
 
 
-async def pieces(response: aiohttp.ClientResponse, down: Limiter) -> AsyncIterator[bytes]:
+async def pieces(response: aiohttp.ClientResponse, down: Flow) -> AsyncIterator[bytes]:
     """The body as it arrives; the next piece is read once this one is paid for."""
     async for data in response.content.iter_any():
-        await down.spent(len(data))
+        await _unless_stalled(down, down.spent(on_wire(len(data))))
         yield data
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int, down: Limiter) -> bytes:
+async def _unless_stalled(flow: Flow, grant: Awaitable[None]) -> None:
+    if not flow.limited:
+        return await grant
+    try:
+        async with asyncio.timeout(_STALLED):
+            await grant
+    except TimeoutError:
+        raise Stalled(flow) from None
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int, down: Flow) -> bytes:
     body = bytearray()
     async for data in pieces(response, down):
         body += data
