@@ -33,6 +33,7 @@ def test_it_measures_both_programs_and_leaves_nothing(tmp_path):
     assert list((tmp_path / "work").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_quick_run_of_one_work_beside_restic(tmp_path):
     tool("restic", "restic")
     out = bench(tmp_path, "--only", "tree", "--runs", "1")

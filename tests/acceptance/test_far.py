@@ -99,6 +99,7 @@ def test_a_machine_that_lost_its_state_goes_on_with_a_credential_and_the_passphr
     assert (next_one["parent"], next_one["bytes_stored"]) == (made["point"], 0)
 
 
+@pytest.mark.slow
 def test_without_the_passphrase_a_credential_for_a_machine_opens_nothing(server, far, tmp_path):
     top = small(tmp_path / "source")
     server.register(far, name="guarded")
@@ -149,6 +150,7 @@ def test_one_domain_stores_the_same_content_once(server, far, tmp_path):
 # All that an agent's commands do.
 
 
+@pytest.mark.slow
 def test_every_command_of_an_agent_works(server, far, tmp_path):
     top = small(tmp_path / "source")
     server.register(far, name="commands")
@@ -162,6 +164,7 @@ def test_every_command_of_an_agent_works(server, far, tmp_path):
     assert far("verify", "item")["blocks"] > 0
 
 
+@pytest.mark.slow
 def test_keys_change_and_what_was_stored_before_stays_readable(server, far, tmp_path):
     top = small(tmp_path / "source")
     server.register(far, name="keys")
@@ -190,6 +193,7 @@ def test_a_limit_holds_and_costs_no_more_than_it_says(server, far, tmp_path):
     assert not (tmp_path / "vault").exists()
 
 
+@pytest.mark.slow
 def test_machine_and_server_need_no_home_and_write_only_where_they_are_told(confined, tmp_path):
     """The root is read-only for both."""
     top, work = small(tmp_path / "source"), tmp_path / "work"
@@ -216,7 +220,9 @@ def test_machine_and_server_need_no_home_and_write_only_where_they_are_told(conf
 # Servers that come and go.
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_run_goes_on_when_its_server_is_started_again(own, far, tmp_path, source, number):
     """SIGTERM answers the calls that are under way, and is no failure of the server."""
     own.register(far)

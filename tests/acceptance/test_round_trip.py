@@ -132,7 +132,7 @@ def real_copy(work):
     return tops
 
 
-@pytest.mark.parametrize("place", ["near", "far"])
+@pytest.mark.parametrize("place", ["far", slowly("near")])
 def test_a_small_ext4_image_comes_back(work, place):
     content = trees.many_files(work / "content", 500)
     an_ext4_image_comes_back(shell_at(work, place), 64 << 20, content)

@@ -7,13 +7,16 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from pathlib import Path
 from typing import TypeVar
 
 from transfer.cli.passphrase import passphrase_from, recovery_key_from
 from transfer.errors import LockHeld, VaultUnavailable
+from transfer.jobs import control
 from transfer.jobs.agent import Agent
 from transfer.jobs.limits import limited
 from transfer.jobs.opening import Reach, Secret, default_state, open_agent
+from transfer.jobs.state import StateDirectory
 from transfer.net.transport import PATIENCE
 
 T = TypeVar("T")
@@ -40,9 +43,19 @@ def run(
             agent = await _patiently(lambda: stack.enter_async_context(opening()), patience or 0.0)
             up, down = getattr(args, "up", None), getattr(args, "down", None)
             async with limited(agent, up, down) as run:
+                _reload_on_hangup(state)
                 return await job(run)
 
     return run_async(main())
+
+
+def _reload_on_hangup(state: Path) -> None:
+    """SIGHUP: the timetable was edited. All runs of this machine hear of it, this one included."""
+    if sys.platform != "win32":
+        directory, loop = StateDirectory(state), asyncio.get_running_loop()
+        loop.add_signal_handler(
+            signal.SIGHUP, loop.run_in_executor, None, control.tell, directory, "reload"
+        )
 
 
 async def _patiently(enter: Callable[[], Awaitable[Agent]], patience: float) -> Agent:

@@ -1,10 +1,14 @@
-"""Limits by the time of day: check a timetable, and see what it means for a transfer.
+"""Limits by the time of day: show, set and pause them; check a timetable, and foretell with it.
+
+The timetable is timetable.toml in TRANSFER_CONFIG, /etc/transfer for root, else the user's
+configuration. --up and --down of a command limit that run besides.
 
 `transfer throttle ACTION --help` says more, with examples.
 
 Examples:
+  transfer throttle show
+  transfer throttle set --up 20Mbit --for 2h
   transfer throttle check timetable.toml
-  transfer throttle simulate timetable.toml --bytes 2T --from 2027-03-01T18:00
 
 Exit status: 0 done, 3 done with warnings, 64 usage, or FILE is wrong: its line is named.
 """
@@ -37,6 +41,33 @@ class _Action(NamedTuple):
 
 
 _ACTIONS = {
+    "show": _Action("throttle_control", "what is in force, why, and what the week will bring", """\
+Of the runs that are under way it tells which limit each has, its own included.
+
+Examples:
+  transfer throttle show"""),
+    "set": _Action("throttle_control", "limit this machine, instead of the timetable", """\
+Holds for runs that are under way, at once, and for all that begin; what is not named stays as it
+is. RATE is as for --up, and 0 is a pause of that direction. --clear gives the timetable back its
+say.
+
+Examples:
+  transfer throttle set --up 20Mbit --for 2h
+  transfer throttle set --up off --down 5M
+  transfer throttle set --clear"""),
+    "pause": _Action("throttle_control", "let nothing go, until `resume` or for a time", """\
+Runs stay, keep what they have sent, and go on afterwards.
+
+Examples:
+  transfer throttle pause --for 10m"""),
+    "resume": _Action("throttle_control", "end a pause", """\
+Examples:
+  transfer throttle resume"""),
+    "off": _Action("throttle_control", "no limits, whatever the timetable says", """\
+`transfer throttle set --clear` gives the timetable back its say.
+
+Examples:
+  transfer throttle off --for 1h"""),
     "check": _Action("throttle", "look through a timetable for what was not meant", """\
 Warns of rules that overlap with the same priority, and of rules that never have an effect. Tells
 when no rule holds, and which times of the coming two years do not exist, or exist twice, because
@@ -82,7 +113,27 @@ def _simulate_options(parser: argparse.ArgumentParser) -> None:
     add("--line", type=values.rate, metavar="RATE", help="what the line carries at most")
 
 
-_OPTIONS = {"check": _check_options, "simulate": _simulate_options}
+def _state_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--state", type=Path, metavar="DIR", help="what this machine remembers")
+
+
+def _for_option(parser: argparse.ArgumentParser) -> None:
+    _state_option(parser)
+    parser.add_argument("--for", dest="duration", type=values.duration, metavar="TIME",
+        help="for so long (90s, 30m, 2h), and then as before")  # fmt: skip
+
+
+def _set_options(parser: argparse.ArgumentParser) -> None:
+    _for_option(parser)
+    for pool, what in (("up", "what is sent"), ("down", "what comes"), ("total", "both together")):
+        parser.add_argument(f"--{pool}", type=values.machine_rate, metavar="RATE", help=what)
+    parser.add_argument("--clear", action="store_true", help="what the timetable says holds again")
+
+
+_OPTIONS = {
+    "show": _state_option, "set": _set_options, "pause": _for_option, "resume": _state_option,
+    "off": _for_option, "check": _check_options, "simulate": _simulate_options,
+}  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> output.Outcome:

@@ -2,12 +2,20 @@
 
 import argparse
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from transfer.errors import UsageError
 from transfer.policy.rates import PAUSED, parse_duration, parse_rate, parse_share
 
 T = TypeVar("T")
+
+
+class Rate(NamedTuple):
+    """Bytes a second; None for no limit, which is not the same as no word about it."""
+
+    value: int | None
+
+
 MAX_WORKERS = 64
 MAX_CONNECTIONS = 64
 
@@ -25,6 +33,11 @@ def rate(text: str) -> int | None:
     if value == PAUSED:
         raise argparse.ArgumentTypeError("0 would be a pause, which only a timetable may hold")
     return value
+
+
+def machine_rate(text: str) -> Rate:
+    """Of the machine, for good or for a time; 0 is a pause."""
+    return Rate(_named(parse_rate, text))
 
 
 def duration(text: str) -> float:

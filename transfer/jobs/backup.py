@@ -22,6 +22,7 @@ from transfer.formats.point import Mark, Point, PointDetails
 from transfer.formats.reference import NULL_ID, Reference
 from transfer.formats.stream import MAX_BLOCK, MIN_BLOCK
 from transfer.jobs.agent import Agent
+from transfer.jobs.heartbeat import kept_alive
 from transfer.jobs.journal import RunJournal
 from transfer.jobs.progress import Progress, Warning
 from transfer.jobs.protected import Protected, resolve
@@ -102,7 +103,7 @@ class _Run:
             if session.keyring_version > agent.opened.keyring.version:
                 raise NotStored("another machine has changed the keyring meanwhile", "run again")
             pool = agent.pool(self.options.workers, tasks.Tools, self.options.compression)
-            async with pool:
+            async with pool, kept_alive(agent.vault, session.number):
                 if self.cache is not None:
                     await to_the_end(asyncio.to_thread(self.cache.open))
                 parent = await self._parent(pool, in_doubt)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 
+from transfer.jobs import control, machine_limits
 from transfer.jobs.agent import Agent, limits_nothing
 from transfer.net.client import RemoteVault
 from transfer.throttle.dispatch import ClassName
@@ -35,4 +36,6 @@ async def limited(
     shared = SharedLimits(agent.state.path / "limits")
     throttle = Throttle(up, down, shared=shared)
     with closing(throttle), agent.vault.limited(throttle, name) as vault:
-        yield replace(agent, vault=vault)
+        machine_limits.apply(throttle, agent.state)
+        async with control.listening(agent.state, throttle):
+            yield replace(agent, vault=vault)

@@ -18,6 +18,7 @@ from transfer.formats.entry import Entry, FileType
 from transfer.formats.reference import Reference
 from transfer.formats.stream import Descriptor
 from transfer.jobs.agent import Agent, ListedPoint
+from transfer.jobs.heartbeat import kept_alive
 from transfer.jobs.progress import Progress, Warning
 from transfer.pipeline import write_tasks
 from transfer.pipeline.batching import task_group
@@ -90,7 +91,8 @@ class _Run:
         session = await agent.vault.open_session(agent.domain, None)
         try:
             pool = agent.pool(self.workers, write_tasks.WriteTools, root, owner)
-            async with pool, task_group() as group:
+            alive = kept_alive(agent.vault, session.number)
+            async with pool, alive, task_group() as group:
                 yield pool, NodeReader(pool, agent.vault, session.number, group), group
         finally:
             await to_the_end(agent.vault.end_session(session.number))

@@ -5,6 +5,8 @@ owner.json              whose sessions are this directory's own
 registration.json       the far vault: address, authorities, this machine's certificate and key
 registering.json        a registration that is under way, to be gone on with
 vaults/VAULT.json       domain, incarnation, and the newest point seen of each item
+throttle.json, limits   see machine_limits.py, and throttle/shared.py
+runs/PID-N              see control.py
 locks/ITEM              one writer per item on this machine
 journals/VAULT.ITEM     see journal.py
 nodes/VAULT.ITEM        nodes of the item's newest point; see pipeline/node_cache.py

@@ -67,11 +67,12 @@ async def fetch(service: Service, request: web.Request, caller: Caller) -> web.S
 def _sending_at(request: web.Request, rate: int | None) -> Iterator[Flow | None]:
     """The client's limit begins here: what is sent faster would wait in buffers on its way.
 
-    The kernel paces in segments, which may hold a quarter of a second of a slow rate.
+    The kernel paces whole packets, which may hold a quarter of a second of a slow rate.
     """
+    by_kernel = rate is None or rate >= _KERNEL_PACES
     if request.transport is not None:
-        pacing.pace(request.transport.get_extra_info("socket"), rate)
-    if rate is None or rate >= _KERNEL_PACES:
+        pacing.pace(request.transport.get_extra_info("socket"), rate if by_kernel else None)
+    if rate is None or by_kernel:
         yield None
         return
     with closing(Throttle(rate)) as throttle:

@@ -139,4 +139,7 @@ class Sockets:
                 ahead = self._down / self._connections * _AHEAD
                 buffer = int(min(max(ahead, _LEAST_RECEIVED), _MOST_RECEIVED))
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-        pace(each, None if self._up is None else int(self._up * _HEADROOM))
+        # Of a slow rate the limiter's grants are smooth by themselves, and the kernel would hold a
+        # packet back for as long as the rate was when it came: after a pause, for ever.
+        slow = self._up is None or self._up < _SLOW
+        pace(each, None if slow else int((self._up or 0) * _HEADROOM))

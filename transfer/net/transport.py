@@ -226,7 +226,7 @@ class Transport:
                     raise problems.error_of(response.status, raw, _retry_after(response))
                 yield response
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise _translated(error, self.url) from error
+                raise _stalled(error) or _translated(error, self.url) from error
 
 
 def _bound_reading(response: aiohttp.ClientResponse, size: int) -> None:
@@ -289,6 +289,13 @@ def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
         if hasattr(socket, name):
             made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     return made
+
+
+def _stalled(error: BaseException | None) -> Stalled | None:
+    """What a body's slices raised reaches us as the cause of a broken connection."""
+    while error is not None and not isinstance(error, Stalled):
+        error = error.__cause__
+    return error
 
 
 def _translated(error: Exception, url: str) -> TransferError:
