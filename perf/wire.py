@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,10 +68,11 @@ class Relay:
         beyond.setblocking(False)
         await asyncio.get_running_loop().sock_connect(beyond, ("127.0.0.1", self._to))
         from_vault, to_vault = await asyncio.open_connection(sock=beyond, limit=_SMALL)
-        await asyncio.gather(
-            _pump(reader, to_vault, self.up), _pump(from_vault, writer, self.down),
-            return_exceptions=True,
-        )  # fmt: skip
+        with suppress(asyncio.CancelledError):  # the measurement is over
+            await asyncio.gather(
+                _pump(reader, to_vault, self.up), _pump(from_vault, writer, self.down),
+                return_exceptions=True,
+            )  # fmt: skip
 
 
 async def _pump(

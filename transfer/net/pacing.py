@@ -20,7 +20,7 @@ _UNLIMITED = 2**32 - 1
 _RECORD, _RECORD_OVERHEAD = 16 * 1024, 22  # TLS 1.3: header 5, content type 1, tag 16
 _SLOW, _QUICK = 2**20, 16 * 2**20  # bytes a second
 _ENOUGH = 64 * 2**20  # what one connection does
-_MORE, _MUCH_MORE = 1.05, 1.2
+_MORE, _MUCH_MORE = 1.05, 1.08
 _HEADROOM = 1.1  # of the kernel's pace over a connection's share: it must not be the limit
 _AHEAD = 0.05  # seconds of a connection's share that may wait in the kernel
 _BUFFERED, _MOST_AHEAD = 0.005, 64 * 1024  # seconds of the rate, and bytes
@@ -55,19 +55,24 @@ def receivers(rate: int | None, connections: int) -> int:
     """How many answers are read at once at *rate* bytes a second.
 
     What an answer brings before its reader slows it down waits in buffers, a few hundred KiB of
-    it, and comes on top of the limit. So there is one, unless one connection would not do.
+    it, and comes on top of the limit. So there is one; where that is little there are two, of
+    which one goes on while the next begins, and more where two connections would not do.
     """
-    return connections if rate is None else min(connections, max(1, -(-rate // _ENOUGH)))
+    if rate is None:
+        return connections
+    return 1 if rate < _QUICK else min(connections + 1, max(2, -(-rate // _ENOUGH)))
 
 
 def pace_of_each(rate: int, number: int) -> int:
-    """For the sender of one of *number* answers, in bytes a second.
+    """For the sender of one of *number* answers, in bytes a second: each two bring all of *rate*.
 
     A little more than its share makes up for the time between two answers. Where a second brings
     less than the buffers on the way hold, all of them would be filled with that little.
     """
     return (
-        rate if rate < _SLOW else int(rate * (_MORE if rate < 16 * _SLOW else _MUCH_MORE) / number)
+        rate
+        if rate < _SLOW
+        else int(rate * (_MORE if rate < 16 * _SLOW else _MUCH_MORE) / max(1, number / 2))
     )
 
 
