@@ -69,11 +69,9 @@ def pace_of_each(rate: int, number: int) -> int:
     A little more than its share makes up for the time between two answers. Where a second brings
     less than the buffers on the way hold, all of them would be filled with that little.
     """
-    return (
-        rate
-        if rate < _SLOW
-        else int(rate * (_MORE if rate < 16 * _SLOW else _MUCH_MORE) / max(1, number / 2))
-    )
+    if rate < _SLOW:
+        return rate
+    return int(rate * (_MORE if rate < _QUICK else _MUCH_MORE) / max(1, number / 2))
 
 
 class Turns:
