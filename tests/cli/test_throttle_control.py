@@ -53,13 +53,28 @@ def test_off_lifts_everything(throttle):
     assert {found[pool]["rate"] for pool in ("up", "down", "total")} == {None}
 
 
+def test_what_holds_for_good_is_not_lost_to_what_holds_for_a_time(throttle):
+    throttle("set", "--up", "5M")
+    throttle("off", "--for", "1h", expect=64)
+    throttle("set", "--up", "1M", "--for", "1h", expect=64)
+    assert throttle("show")["set"]["up"]["rate"] == 5 * 2**20
+    throttle("set", "--down", "1M", "--for", "1h")
+
+
 def test_the_timetable_is_shown_with_its_rule_and_the_week(throttle, quick):
     (quick.top / "config" / "timetable.toml").write_text("[[rule]]\nname = 'always'\nup = '1M'\n")
     assert throttle("show")["limits"]["up"] == {"rate": 2**20, "rule": "always"}
 
 
 @pytest.mark.parametrize(
-    "words", [("set",), ("set", "--clear", "--up", "1M"), ("set", "--up", "-5"), ("pause", "x")]
+    "words",
+    [
+        ("set",),
+        ("set", "--clear", "--up", "1M"),
+        ("set", "--up", "-5"),
+        ("pause", "x"),
+        ("set", "--up", "2000G"),
+    ],
 )
 def test_what_cannot_be_meant(throttle, words):
     answer = throttle(*words, expect=64)

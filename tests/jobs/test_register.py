@@ -271,6 +271,20 @@ async def test_who_was_away_for_long_may_renew_for_a_year(setup):
             raise AssertionError
 
 
+async def test_runs_that_renew_at_the_same_time_end_with_what_is_good(setup):
+    await setup.register()
+    setup.far.clock.days(250)
+
+    async def opened():
+        async with setup.open():
+            pass
+
+    for _ in range(3):
+        await asyncio.gather(*(opened() for _ in range(4)))
+        setup.far.clock.days(1)
+    assert len(setup.far.registry.find("here").certificates) == 2
+
+
 async def test_a_renewal_that_is_cut_off_at_any_step_is_gone_on_with(setup, monkeypatch):
     await setup.register()
     setup.far.clock.days(250)

@@ -15,6 +15,9 @@ class Relay:
         """Bytes to the vault after which all connections are cut, once."""
         self.cut_answer_after = None
         """The same for bytes from the vault."""
+        self.reading = asyncio.Event()
+        """While it is not set, nothing that machines send is taken from them."""
+        self.reading.set()
 
     async def start(self):
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -63,8 +66,13 @@ class Relay:
                 return
             writer.write(data)
             await writer.drain()
+            await self._taken(seen)
         with contextlib.suppress(OSError, RuntimeError):
             writer.write_eof()
+
+    async def _taken(self, seen):
+        if seen == self._going_up:
+            await self.reading.wait()
 
     def _going_up(self, size):
         self.upwards += size

@@ -69,6 +69,18 @@ async def test_an_upload_whose_answer_was_lost_is_not_sent_again(vault, relay):
     assert relay.upwards - before < 4 * LARGE
 
 
+async def test_a_break_while_the_network_takes_nothing_is_gone_on_after(vault, relay):
+    """The one upload that may send holds its place then, and its repetition needs it."""
+    session = (await vault.open_session(DOMAIN, ITEM)).number
+    _, raws = await frames_of(24)
+    relay.reading.clear()
+    upload = asyncio.ensure_future(vault.store(session, b"".join(raws)))
+    await asyncio.sleep(0.4)
+    relay.cut()
+    relay.reading.set()
+    assert await asyncio.wait_for(upload, 5) == [STORED] * 24
+
+
 async def test_a_download_that_was_cut_goes_on_after_what_arrived(vault, relay):
     session = (await vault.open_session(DOMAIN, ITEM)).number
     references, raws = await frames_of(8)

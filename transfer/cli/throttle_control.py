@@ -80,10 +80,21 @@ def run_off(args: argparse.Namespace) -> output.Outcome:
 
 def _change(args: argparse.Namespace, changes: dict[str, Override | None]) -> output.Outcome:
     """On the disk first: a run that begins now finds it there."""
-    state = _state(args)
-    before = machine_limits.overrides(state).at(time.time_ns())
-    found: Overrides = msgspec.structs.replace(before, **changes)
-    state.write(machine_limits.FILE, found)
+    state, now = _state(args), time.time_ns()
+
+    def changed(before: Overrides) -> Overrides:
+        kept = before.at(now)
+        for name, each in changes.items():
+            standing = getattr(kept, name)
+            if each and each.until and standing and standing.until is None:
+                raise UsageError(
+                    f"{name} is set for good, and would not be afterwards",
+                    "leave --for out, or first: transfer throttle set --clear, or resume",
+                )
+        found: Overrides = msgspec.structs.replace(kept, **changes)
+        return found
+
+    found = machine_limits.change(state, changed)
     told = control.tell(state, "reload")
     failed = {name: each["error"] for name, each in told.items() if "error" in each}
     lines = [f"{len(told) - len(failed)} runs under way follow it"]

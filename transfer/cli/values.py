@@ -6,6 +6,7 @@ from typing import NamedTuple, TypeVar
 
 from transfer.errors import UsageError
 from transfer.policy.rates import PAUSED, parse_duration, parse_rate, parse_share
+from transfer.policy.token_bucket import MAX_RATE
 
 T = TypeVar("T")
 
@@ -37,7 +38,10 @@ def rate(text: str) -> int | None:
 
 def machine_rate(text: str) -> Rate:
     """Of the machine, for good or for a time; 0 is a pause."""
-    return Rate(_named(parse_rate, text))
+    found = _named(parse_rate, text)
+    if found is not None and found > MAX_RATE:
+        raise argparse.ArgumentTypeError(f"{text} is more than any network carries; write off")
+    return Rate(found)
 
 
 def duration(text: str) -> float:

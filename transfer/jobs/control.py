@@ -7,16 +7,16 @@ the machine's limits in force as the files say them now: whoever changes the fil
 """
 
 import asyncio
-import itertools
 import json
 import os
+import secrets
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from transfer.errors import TransferError
+from transfer.errors import TransferError, UsageError
 from transfer.jobs import machine_limits
 from transfer.jobs.state import StateDirectory
 from transfer.throttle.dispatch import DIRECTIONS
@@ -25,7 +25,6 @@ from transfer.throttle.throttle import Throttle
 _DIRECTORY = "runs"
 _MAX_LINE = 4096
 _PATIENCE = 2.0  # seconds that a run may take to answer
-_numbers = itertools.count()
 
 
 @asynccontextmanager
@@ -40,16 +39,32 @@ async def listening(state: StateDirectory, throttle: Throttle) -> AsyncIterator[
                 await writer.drain()
         writer.close()
 
-    name = f"{os.getpid()}-{next(_numbers)}"
-    with _directory(state) as (path, short):
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(f"{short}/{name}")
+    name = f"{os.getpid()}-{secrets.token_hex(4)}"
+    with _directory(state) as (path, short), _listener(path, short, name) as listener:
         server = await asyncio.start_unix_server(answer, sock=listener, limit=_MAX_LINE)
         try:
             yield
         finally:
             server.close()
-            (path / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _listener(path: Path, short: str, name: str) -> Iterator[socket.socket]:
+    """It has its name only once it listens: one that refuses is taken for a dead run's."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        made.bind(f"{short}/.{name}")
+        made.listen()
+        os.rename(path / f".{name}", path / name)
+        yield made
+    except OSError as error:
+        raise UsageError(
+            f"{path}: {error.strerror}", "choose another state directory with --state"
+        ) from error
+    finally:
+        made.close()
+        for each in (name, f".{name}"):
+            (path / each).unlink(missing_ok=True)
 
 
 def _done(line: bytes, state: StateDirectory, throttle: Throttle) -> dict[str, Any]:
@@ -75,7 +90,7 @@ def tell(state: StateDirectory, request: str) -> dict[str, dict[str, Any]]:
     """What each run that is under way answers, by its name; what dead ones left is removed."""
     answers: dict[str, dict[str, Any]] = {}
     with _directory(state) as (path, short):
-        for name in sorted(os.listdir(path)):
+        for name in sorted(each for each in os.listdir(path) if not each.startswith(".")):
             answer = _asked(f"{short}/{name}", request)
             if answer is None:
                 (path / name).unlink(missing_ok=True)

@@ -4,10 +4,11 @@ The certificate is renewed at two thirds of its life, by whichever run comes fir
 on the disk before the vault hears of it, and the old certificate is good until the new one is used.
 """
 
+import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -20,6 +21,7 @@ from transfer.jobs.state import StateDirectory
 from transfer.net import tls
 from transfer.net.client import RemoteVault
 from transfer.net.transport import PATIENCE, Transport
+from transfer.vault.waiting import to_the_end
 
 FILE = "registration.json"
 Clock = Callable[[], int]
@@ -92,8 +94,21 @@ async def far_vault(
     found = await _renewed(directory, registration, reach)
     async with _connected(found, reach) as vault:
         view = await vault.view()
-        _note_authorities(directory, found, view.authorities, reach.clock())
+        await _note_authorities(directory, found, view.authorities, reach.clock())
         yield vault
+
+
+@asynccontextmanager
+async def _alone(directory: StateDirectory) -> AsyncIterator[Registration]:
+    """The registration as it stands now, which no other run changes within the block.
+
+    Of two runs that renew at the same time the later certificate would end the earlier one, and
+    that might be the one that is kept.
+    """
+    with ExitStack() as stack:
+        entered = asyncio.to_thread(stack.enter_context, directory.alone("registration"))
+        await to_the_end(entered)
+        yield registration_of(directory)
 
 
 @asynccontextmanager
@@ -108,10 +123,19 @@ async def _connected(registration: Registration, reach: Reach) -> AsyncIterator[
 async def _renewed(
     directory: StateDirectory, registration: Registration, reach: Reach
 ) -> Registration:
-    now = reach.clock()
-    certificate = certificates.read(registration.certificate)
-    if not certificates.renewal_due(certificate, now):
+    if not _is_due(registration, reach):
         return registration
+    async with _alone(directory) as found:
+        return await _renew(directory, found, reach) if _is_due(found, reach) else found
+
+
+def _is_due(registration: Registration, reach: Reach) -> bool:
+    return certificates.renewal_due(certificates.read(registration.certificate), reach.clock())
+
+
+async def _renew(
+    directory: StateDirectory, registration: Registration, reach: Reach
+) -> Registration:
     next_key = registration.next_key or certificates.new_key()
     asking = msgspec.structs.replace(registration, next_key=next_key)
     directory.write(FILE, asking)
@@ -119,7 +143,7 @@ async def _renewed(
         async with _connected(asking, reach) as vault:
             new = await vault.renew(certificates.request(next_key))
     except VaultUnavailable:
-        if certificate.ends < now:
+        if certificates.read(registration.certificate).ends < reach.clock():
             raise
         return asking  # the old one serves; the next run asks again
     if certificates.read(new).key != fingerprint(next_key):
@@ -129,12 +153,15 @@ async def _renewed(
     return done
 
 
-def _note_authorities(
+async def _note_authorities(
     directory: StateDirectory, registration: Registration,
     announced: list[messages.Announced], now: int,
 ) -> None:  # fmt: skip
     """From the next run on a new authority is trusted, if one that is trusted vouches for it."""
     pairs = [(each.certificate, each.cross) for each in announced]
-    trusted = certificates.accepted(registration.authorities, pairs, now)
-    if trusted != registration.authorities:
-        directory.write(FILE, msgspec.structs.replace(registration, authorities=trusted))
+    if certificates.accepted(registration.authorities, pairs, now) == registration.authorities:
+        return
+    async with _alone(directory) as found:
+        if found.vault == registration.vault:
+            trusted = certificates.accepted(found.authorities, pairs, now)
+            directory.write(FILE, msgspec.structs.replace(found, authorities=trusted))

@@ -36,6 +36,7 @@ async def limited(
     shared = SharedLimits(agent.state.path / "limits")
     throttle = Throttle(up, down, shared=shared)
     with closing(throttle), agent.vault.limited(throttle, name) as vault:
-        machine_limits.apply(throttle, agent.state)
         async with control.listening(agent.state, throttle):
+            # What changes from here on is told.
+            machine_limits.apply(throttle, agent.state)
             yield replace(agent, vault=vault)

@@ -8,6 +8,7 @@ wrong changes nothing: what was in force stays.
 """
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -80,6 +81,14 @@ def timetable() -> tuple[Timetable, Path | None]:
 
 def overrides(state: StateDirectory) -> Overrides:
     return state.read(FILE, Overrides) or Overrides()
+
+
+def change(state: StateDirectory, how: Callable[[Overrides], Overrides]) -> Overrides:
+    """What is set from now on; two who change it do so one after the other."""
+    with state.alone(FILE):
+        found = how(overrides(state))
+        state.write(FILE, found)
+        return found
 
 
 def apply(throttle: Throttle, state: StateDirectory) -> None:

@@ -202,6 +202,13 @@ class StateDirectory:
             yield
 
     @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Nobody else is in such a block for *name*; waits for whoever is."""
+        with self._lock_file(name) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
     def _lock_file(self, name: str) -> Iterator[int]:
         path = self.path / "locks" / name
         with _state_errors(path):

@@ -135,10 +135,10 @@ class RemoteVault:
 
     async def store(self, session: int, frames: Buffer) -> list[Outcome]:
         request = _frames_request(session, frames)
-        try:
+        # Not inside the handler: what the broken call holds must go before it is made again.
+        with suppress(VaultUnavailable):
             return _outcomes(await self._transport.once(request, self.limits))
-        except VaultUnavailable:
-            return await self._transport.repeated(lambda: self._store_rest(session, frames))
+        return await self._transport.repeated(lambda: self._store_rest(session, frames))
 
     async def _store_rest(self, session: int, frames: Buffer) -> list[Outcome]:
         """After a call that broke: whole frames that arrived were stored, and are not sent again.

@@ -42,6 +42,7 @@ _CONNECT = 15.0
 _DEAD_AFTER = 60_000  # ms without an acknowledgement of the other side's TCP
 _CONTROL_CONNECTIONS = 2
 _STALLED = 20.0  # seconds without a grant; a vault hangs up after 60
+_CONTROL_BODY = 4096  # bytes of a control answer that come at once
 _HEAD = 400  # bytes of a request's or an answer's head, about
 Query = Mapping[str, str | int]
 
@@ -166,14 +167,16 @@ class Transport:
                 continue
             except VaultUnavailable as error:
                 delay = backoff.delay(attempt, random.random(), error.retry_after)
-                if time.monotonic() + delay > give_up or not self._budget.retry():
+                if not self._budget.retry():
+                    delay = max(delay, backoff.CAP)  # slower, and for as long as was asked for
+                if time.monotonic() + delay > give_up:
                     raise
             attempt += 1
             await asyncio.sleep(delay)
 
     async def once(self, request: Request, limits: Limits) -> bytes:
         async with self.answer(request, limits) as response:
-            return await _read(response, request.limit, limits.down)
+            return await _read(response, request.limit, limits.down, request.control)
 
     def _receivers(self) -> int:
         return receivers(self._rate("down"), self.connections)
@@ -183,14 +186,25 @@ class Transport:
         rate = limits.throttle.rate("down")
         return pace_of_each(rate, self._receivers()) if rate else None
 
-    async def _sent(self, request: Request, up: Flow) -> AsyncIterator[Buffer]:
+    async def _sent(self, request: Request, up: Flow, turn: list[bool]) -> AsyncIterator[Buffer]:
+        """The body; *turn* is true while it holds one of those that send at a time.
+
+        aiohttp leaves this suspended when the connection breaks, so `_turn_over` is for its caller.
+        """
         if request.control:
             up.charge(on_wire(len(request.body)))
             yield request.body
             return
-        async with self._sending:
-            async for piece in _granted(request.body, up):
-                yield piece
+        await self._sending.acquire()
+        turn[0] = True
+        async for piece in _granted(request.body, up):
+            yield piece
+        self._turn_over(turn)
+
+    def _turn_over(self, turn: list[bool]) -> None:
+        if turn[0]:
+            turn[0] = False
+            self._sending.release()
 
     @asynccontextmanager
     async def answer(
@@ -201,7 +215,8 @@ class Transport:
         headers = {"Content-Type": request.content_type, **request.headers}
         if request.body:
             headers["Content-Length"] = str(len(request.body))
-        body = self._sent(request, limits.up) if request.body else None
+        turn = [False]
+        body = self._sent(request, limits.up, turn) if request.body else None
         async with AsyncExitStack() as stack:
             if request.carries is not None:
                 await stack.enter_async_context(limits.throttle.admitted(request.carries))
@@ -210,6 +225,7 @@ class Transport:
                 await stack.enter_async_context(self._receiving.one())
                 ahead = read_ahead(limits.throttle.rate("down"))
             limits.up.charge(on_wire(_HEAD))
+            stack.callback(self._turn_over, turn)
             try:
                 response = await stack.enter_async_context(
                     session.request(
@@ -222,7 +238,7 @@ class Transport:
                 _bound_reading(response, ahead)
                 limits.down.charge(on_wire(_HEAD))
                 if response.status >= 300:
-                    raw = await _read(response, MAX_PROBLEM, limits.down)
+                    raw = await _read(response, MAX_PROBLEM, limits.down, at_once=True)
                     raise problems.error_of(response.status, raw, _retry_after(response))
                 yield response
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -263,9 +279,16 @@ async def _unless_stalled(flow: Flow, grant: Awaitable[None]) -> None:
         raise Stalled(flow) from None
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int, down: Flow) -> bytes:
+async def _read(
+    response: aiohttp.ClientResponse, limit: int, down: Flow, at_once: bool = False
+) -> bytes:
+    """The whole body. *at_once* is for control and errors: they wait for no grant, bulk does."""
     body = bytearray()
-    async for data in pieces(response, down):
+    async for data in response.content.iter_any():
+        if at_once and len(body) < _CONTROL_BODY:
+            down.charge(on_wire(len(data)))
+        else:
+            await _unless_stalled(down, down.spent(on_wire(len(data))))
         body += data
         if len(body) > limit:
             raise FormatError(f"an answer of more than {limit} bytes", "is this a vault?")

@@ -106,7 +106,7 @@ class NodeCache:
             os.rename(self._new_path, self._path)
 
     def close(self) -> None:
-        with self._lock:
+        with self._lock, suppress(OSError):
             for descriptor in (self._old, self._new):
                 if descriptor >= 0:
                     os.close(descriptor)
