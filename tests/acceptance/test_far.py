@@ -277,6 +277,7 @@ def test_other_commands_work_beside_a_server_and_a_second_server_is_refused(own,
     assert exact(far, top)
 
 
+@pytest.mark.slow
 def test_a_vault_that_was_replaced_by_an_older_copy_is_noticed(own, far, tmp_path):
     top = small(tmp_path / "source")
     own.register(far)
