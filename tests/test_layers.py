@@ -1,6 +1,8 @@
 """The architecture, as a test: imports point down, and the core does no I/O."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,12 @@ def test_imports_point_down(module):
 @pytest.mark.parametrize("module", sorted(PACKAGE.glob("**/*.py")), ids=str)
 def test_modules_stay_small(module):
     assert len(module.read_text().splitlines()) <= 400
+
+
+def test_a_client_of_a_far_vault_loads_no_database():
+    """SQLAlchemy is for vaults; the memory of an agent has better uses."""
+    client = (
+        "transfer.jobs.opening, transfer.jobs.limits, transfer.jobs.backup, transfer.jobs.restore"
+    )
+    program = f"import {client}, sys; sys.exit('sqlalchemy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

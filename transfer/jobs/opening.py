@@ -20,7 +20,6 @@ from transfer.jobs.far import DEFAULT_REACH, Reach, far_vault, registration_of
 from transfer.jobs.keyring import OpenKeyring, Secret
 from transfer.jobs.state import Known, Machine, StateDirectory, default_state
 from transfer.vault.base import Vault, VaultInfo
-from transfer.vault.open import open_vault
 
 __all__ = ["Reach", "Secret", "default_state", "open_agent"]
 
@@ -42,6 +41,9 @@ async def open_agent(
         async with _far(directory, secret, reach) as agent:
             yield agent
         return
+    # The database of a vault is a third of a client's memory, and a far one needs none here.
+    from transfer.vault.open import open_vault
+
     machine = directory.machine(name)
     near = await open_vault(vault, create=create)
     try:
