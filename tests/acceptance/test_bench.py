@@ -29,7 +29,7 @@ def test_it_measures_both_programs_and_leaves_nothing(tmp_path):
         assert word in out
     took = json.loads((tmp_path / "figures").read_text())["took"]
     assert len(took) == len(WORKS) * 2 * len(STEPS)
-    assert all(seconds > 0 and pss > 2**20 for *_, seconds, pss in took)
+    assert all(seconds > 0 and pss > 2**20 for _, _, _, seconds, pss, *_ in took)
     assert list((tmp_path / "work").iterdir()) == []
 
 
@@ -44,3 +44,13 @@ def test_without_restic_it_says_so_and_measures_transfer(tmp_path):
     out = bench(tmp_path, "--only", "incompressible", "--runs", "1", path="/bin-of-nobody")
     assert "restic is not installed" in out
     assert "first backup, s" in out
+
+
+@pytest.mark.slow
+def test_stores_behind_https_are_measured_on_both_sides(tmp_path):
+    for name in ("restic", "rclone", "openssl"):
+        tool(name, name)
+    out = bench(tmp_path, "--far", "--only", "incompressible", "--runs", "1")
+    assert "restic 0" in out
+    (memory,) = [line for line in out.splitlines() if line.startswith("memory of the server")]
+    assert all(float(word) > 10 for word in memory.split()[5::2])

@@ -151,7 +151,7 @@ def test_what_changes_meanwhile_is_told_from_what_differs(trying, tree):
     assert str(tree / "log") in {each["path"] for each in answer["warnings"]}
 
 
-@pytest.mark.parametrize("kind", ["tree", "image"])
+@pytest.mark.parametrize("kind", ["tree", pytest.param("image", marks=pytest.mark.slow)])
 def test_what_comes_back_otherwise_is_named_and_ends_with_65(tree, tmp_path, kind, monkeypatch):
     from transfer.pipeline import write_tasks
     from transfer.targets import tree as targets
@@ -195,7 +195,9 @@ def test_its_own_files_are_no_part_of_what_is_tried(trying, tmp_path):
     assert (code, answer["same"], answer["files"]) == (0, True, 1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_it_and_nothing_is_left(trying, tree, number):
     process = trying.start(tree, "--workers", 0, "--up", "100K", "--json")
     trying.vault()
