@@ -14,13 +14,13 @@ Exit status: 0 done, 3 done with warnings, 64 usage, or FILE is wrong: its line 
 """
 
 import argparse
-import importlib
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from transfer.cli import options, output, values
+from transfer.cli import actions, output, values
+from transfer.cli.actions import Action
 from transfer.errors import UsageError
 from transfer.policy.rates import parse_size
 
@@ -30,73 +30,6 @@ if TYPE_CHECKING:
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _YEARS = range(1970, 9000)
 _MAX_WARNINGS = 1000
-
-
-class _Action(NamedTuple):
-    """*module* of transfer.cli has `run_NAME`, which does it."""
-
-    module: str
-    summary: str
-    more: str
-
-
-_ACTIONS = {
-    "show": _Action("throttle_control", "what is in force, why, and what the week will bring", """\
-Of the runs that are under way it tells which limit each has, its own included.
-
-Examples:
-  transfer throttle show"""),
-    "set": _Action("throttle_control", "limit this machine, instead of the timetable", """\
-Holds for runs that are under way, at once, and for all that begin; what is not named stays as it
-is. RATE is as for --up, and 0 is a pause of that direction. --clear gives the timetable back its
-say.
-
-Examples:
-  transfer throttle set --up 20Mbit --for 2h
-  transfer throttle set --up off --down 5M
-  transfer throttle set --clear"""),
-    "pause": _Action("throttle_control", "let nothing go, until `resume` or for a time", """\
-Runs stay, keep what they have sent, and go on afterwards.
-
-Examples:
-  transfer throttle pause --for 10m"""),
-    "resume": _Action("throttle_control", "end a pause", """\
-Examples:
-  transfer throttle resume"""),
-    "off": _Action("throttle_control", "no limits, whatever the timetable says", """\
-`transfer throttle set --clear` gives the timetable back its say.
-
-Examples:
-  transfer throttle off --for 1h"""),
-    "check": _Action("throttle", "look through a timetable for what was not meant", """\
-Warns of rules that overlap with the same priority, and of rules that never have an effect. Tells
-when no rule holds, and which times of the coming two years do not exist, or exist twice, because
-clocks are set.
-
-Examples:
-  transfer throttle check timetable.toml"""),
-    "simulate": _Action("throttle", "say when so many bytes would be done", """\
-DATE is RFC 3339, or the same without an offset, by this machine's clock. Counted is what the
-timetable allows, as if nothing else were to be sent; --line says what the line itself carries,
-for times without a limit.
-
-Examples:
-  transfer throttle simulate timetable.toml --bytes 2T
-  transfer throttle simulate timetable.toml --bytes 500G --from 2027-03-01T18:00 --direction down
-  transfer throttle simulate timetable.toml --bytes 2T --line 100Mbit"""),
-}  # fmt: skip
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    options.add_common(parser)
-    actions = parser.add_subparsers(
-        dest="action", metavar="ACTION", required=True, help=", ".join(_ACTIONS)
-    )
-    for name, action in _ACTIONS.items():
-        description = f"{action.summary[0].upper()}{action.summary[1:]}.\n\n{action.more}"
-        sub = actions.add_parser(name, help=action.summary, description=description)
-        _OPTIONS[name](sub)
-        options.add_common(sub)
 
 
 def _check_options(parser: argparse.ArgumentParser) -> None:
@@ -130,16 +63,59 @@ def _set_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clear", action="store_true", help="what the timetable says holds again")
 
 
-_OPTIONS = {
-    "show": _state_option, "set": _set_options, "pause": _for_option, "resume": _state_option,
-    "off": _for_option, "check": _check_options, "simulate": _simulate_options,
+_ACTIONS = {
+    "show": Action("throttle_control", "what is in force, why, and what the week will bring", """\
+Of the runs that are under way it tells which limit each has, its own included.
+
+Examples:
+  transfer throttle show""", _state_option),
+    "set": Action("throttle_control", "limit this machine, instead of the timetable", """\
+Holds for runs that are under way, at once, and for all that begin; what is not named stays as it
+is. RATE is as for --up, and 0 is a pause of that direction. --clear gives the timetable back its
+say.
+
+Examples:
+  transfer throttle set --up 20Mbit --for 2h
+  transfer throttle set --up off --down 5M
+  transfer throttle set --clear""", _set_options),
+    "pause": Action("throttle_control", "let nothing go, until `resume` or for a time", """\
+Runs stay, keep what they have sent, and go on afterwards.
+
+Examples:
+  transfer throttle pause --for 10m""", _for_option),
+    "resume": Action("throttle_control", "end a pause", """\
+Examples:
+  transfer throttle resume""", _state_option),
+    "off": Action("throttle_control", "no limits, whatever the timetable says", """\
+`transfer throttle set --clear` gives the timetable back its say.
+
+Examples:
+  transfer throttle off --for 1h""", _for_option),
+    "check": Action("throttle", "look through a timetable for what was not meant", """\
+Warns of rules that overlap with the same priority, and of rules that never have an effect. Tells
+when no rule holds, and which times of the coming two years do not exist, or exist twice, because
+clocks are set.
+
+Examples:
+  transfer throttle check timetable.toml""", _check_options),
+    "simulate": Action("throttle", "say when so many bytes would be done", """\
+DATE is RFC 3339, or the same without an offset, by this machine's clock. Counted is what the
+timetable allows, as if nothing else were to be sent; --line says what the line itself carries,
+for times without a limit.
+
+Examples:
+  transfer throttle simulate timetable.toml --bytes 2T
+  transfer throttle simulate timetable.toml --bytes 500G --from 2027-03-01T18:00 --direction down
+  transfer throttle simulate timetable.toml --bytes 2T --line 100Mbit""", _simulate_options),
 }  # fmt: skip
 
 
+def configure(parser: argparse.ArgumentParser) -> None:
+    actions.configure(parser, _ACTIONS)
+
+
 def run(args: argparse.Namespace) -> output.Outcome:
-    module = importlib.import_module(f"transfer.cli.{_ACTIONS[args.action].module}")
-    outcome: output.Outcome = getattr(module, f"run_{args.action}")(args)
-    return outcome
+    return actions.run(args, _ACTIONS)
 
 
 def run_check(args: argparse.Namespace) -> output.Outcome:

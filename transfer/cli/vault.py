@@ -14,93 +14,18 @@ disk is full, 77 no permission.
 """
 
 import argparse
-import importlib
 from pathlib import Path
-from typing import NamedTuple
 
-from transfer.cli import options, output, values
-
-
-class _Action(NamedTuple):
-    """*module* of transfer.cli has `run_NAME`, which does it."""
-
-    module: str
-    summary: str
-    more: str
+from transfer.cli import actions, output, values
+from transfer.cli.actions import Action
 
 
-_ACTIONS = {
-    "init": _Action("vault_directory", "make a vault in a missing or empty directory", """\
---host names what clients call the server by, besides localhost: its names and addresses. It may be
-given again later, for a vault that is there, and replaces what was given before; a server takes it
-up when it is next started.
-
-Examples:
-  transfer vault init /srv/vault --host vault.example.org --host 192.0.2.7"""),
-    "serve": _Action("serve", "answer machines over HTTPS", """\
-Prints `listening on https://HOST:PORT` once it is ready, and remembers that address for new
-credentials. SIGINT and SIGTERM stop it; what clients were sending then goes on when it is back.
-
-Examples:
-  transfer vault serve /srv/vault
-  transfer vault serve /srv/vault --listen 0.0.0.0:8443"""),
-    "credentials": _Action("vault_identity", "let a machine register", """\
-Writes a credential, a file to hand over for `transfer register FILE`. It registers new machines,
-each with a domain of its own, until it expires or a newer one is made. It gives access to no data,
-but keep it secret: who has it can add machines. FILE is never overwritten; - prints.
-
---for MACHINE registers that machine again, once, after it has lost its state; its old certificate
-is revoked when the new one is first used. --read MACHINE registers one new machine that may read
-what that machine has backed up. Both ask for the passphrase of that machine's keyring.
-
-Examples:
-  transfer vault credentials /srv/vault --out new.json --valid 2h
-  transfer vault credentials /srv/vault --out db1.json --for db1"""),
-    "machines": _Action("vault_identity", "list the machines of a vault, or revoke one", """\
-NAME is a machine's name or its ID. A revoked machine is answered no more, from now on, and never
-comes back; what it has backed up stays, for a machine registered with `credentials --read`.
-
-Examples:
-  transfer vault machines /srv/vault
-  transfer vault machines /srv/vault --revoke old-laptop"""),
-    "ca": _Action("vault_identity", "show the certificate authority, or make its successor", """\
-Successors are made without being asked, at two thirds of an authority's life of 30 years. The old
-one signs the new one, so machines follow when they next call, and certificates stay good.
-
-Examples:
-  transfer vault ca /srv/vault
-  transfer vault ca /srv/vault --renew"""),
-    "verify": _Action("vault_directory", "read everything, and name what is damaged", """\
-Reads every frame against its checksum, and every record. What is damaged is marked, and the next
-backup of the machine sends it again.
-
-Examples:
-  transfer vault verify /srv/vault"""),
-    "stats": _Action("vault_directory", "count what is there", """\
-Examples:
-  transfer vault stats /srv/vault --json"""),
-    "rebuild": _Action("vault_directory", "make a new catalog from packs and records", """\
-For a vault whose catalog is lost or damaged. Nothing that was committed is lost by it.
-
-Examples:
-  transfer vault rebuild /srv/vault"""),
-}  # fmt: skip
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    options.add_common(parser)
-    actions = parser.add_subparsers(
-        dest="action", metavar="ACTION", required=True, help=", ".join(_ACTIONS)
-    )
-    for name, action in _ACTIONS.items():
-        description = f"{action.summary[0].upper()}{action.summary[1:]}.\n\n{action.more}"
-        sub = actions.add_parser(name, help=action.summary, description=description)
-        sub.add_argument("directory", type=Path, metavar="DIR", help="the vault's directory")
-        _OPTIONS.get(name, lambda _: None)(sub)
-        options.add_common(sub)
+def _directory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR", help="the vault's directory")
 
 
 def _init_options(parser: argparse.ArgumentParser) -> None:
+    _directory(parser)
     parser.add_argument(
         "--host", action="append", metavar="NAME|ADDRESS",
         help="by what clients call the server; may be repeated",
@@ -108,6 +33,7 @@ def _init_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve_options(parser: argparse.ArgumentParser) -> None:
+    _directory(parser)
     parser.add_argument(
         "--listen", default="127.0.0.1:8443", metavar="ADDRESS:PORT",
         help="where to listen (default: 127.0.0.1:8443); port 0 picks one",
@@ -122,6 +48,7 @@ def _serve_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _credentials_options(parser: argparse.ArgumentParser) -> None:
+    _directory(parser)
     add = parser.add_argument
     add("--out", required=True, metavar="FILE", help="the file to make; - prints it")
     add("--valid", type=values.duration, default=48 * 3600.0, metavar="TIME",
@@ -136,27 +63,78 @@ def _credentials_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _machines_options(parser: argparse.ArgumentParser) -> None:
+    _directory(parser)
     parser.add_argument("--revoke", metavar="NAME", help="answer that machine no more")
 
 
 def _ca_options(parser: argparse.ArgumentParser) -> None:
+    _directory(parser)
     parser.add_argument(
         "--renew", action="store_true", help="make a successor, which signs from now on"
     )
 
 
-_OPTIONS = {
-    "init": _init_options,
-    "serve": _serve_options,
-    "credentials": _credentials_options,
-    "machines": _machines_options,
-    "ca": _ca_options,
-}
+_ACTIONS = {
+    "init": Action("vault_directory", "make a vault in a missing or empty directory", """\
+--host names what clients call the server by, besides localhost: its names and addresses. It may be
+given again later, for a vault that is there, and replaces what was given before; a server takes it
+up when it is next started.
+
+Examples:
+  transfer vault init /srv/vault --host vault.example.org --host 192.0.2.7""", _init_options),
+    "serve": Action("serve", "answer machines over HTTPS", """\
+Prints `listening on https://HOST:PORT` once it is ready, and remembers that address for new
+credentials. SIGINT and SIGTERM stop it; what clients were sending then goes on when it is back.
+
+Examples:
+  transfer vault serve /srv/vault
+  transfer vault serve /srv/vault --listen 0.0.0.0:8443""", _serve_options, "run"),
+    "credentials": Action("vault_identity", "let a machine register", """\
+Writes a credential, a file to hand over for `transfer register FILE`. It registers new machines,
+each with a domain of its own, until it expires or a newer one is made. It gives access to no data,
+but keep it secret: who has it can add machines. FILE is never overwritten; - prints.
+
+--for MACHINE registers that machine again, once, after it has lost its state; its old certificate
+is revoked when the new one is first used. --read MACHINE registers one new machine that may read
+what that machine has backed up. Both ask for the passphrase of that machine's keyring.
+
+Examples:
+  transfer vault credentials /srv/vault --out new.json --valid 2h
+  transfer vault credentials /srv/vault --out db1.json --for db1""", _credentials_options),
+    "machines": Action("vault_identity", "list the machines of a vault, or revoke one", """\
+NAME is a machine's name or its ID. A revoked machine is answered no more, from now on, and never
+comes back; what it has backed up stays, for a machine registered with `credentials --read`.
+
+Examples:
+  transfer vault machines /srv/vault
+  transfer vault machines /srv/vault --revoke old-laptop""", _machines_options),
+    "ca": Action("vault_identity", "show the certificate authority, or make its successor", """\
+Successors are made without being asked, at two thirds of an authority's life of 30 years. The old
+one signs the new one, so machines follow when they next call, and certificates stay good.
+
+Examples:
+  transfer vault ca /srv/vault
+  transfer vault ca /srv/vault --renew""", _ca_options),
+    "verify": Action("vault_directory", "read everything, and name what is damaged", """\
+Reads every frame against its checksum, and every record. What is damaged is marked, and the next
+backup of the machine sends it again.
+
+Examples:
+  transfer vault verify /srv/vault""", _directory),
+    "stats": Action("vault_directory", "count what is there", """\
+Examples:
+  transfer vault stats /srv/vault --json""", _directory),
+    "rebuild": Action("vault_directory", "make a new catalog from packs and records", """\
+For a vault whose catalog is lost or damaged. Nothing that was committed is lost by it.
+
+Examples:
+  transfer vault rebuild /srv/vault""", _directory),
+}  # fmt: skip
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    actions.configure(parser, _ACTIONS)
 
 
 def run(args: argparse.Namespace) -> output.Outcome:
-    action = _ACTIONS[args.action]
-    module = importlib.import_module(f"transfer.cli.{action.module}")
-    work = module.run if action.module == "serve" else getattr(module, f"run_{args.action}")
-    outcome: output.Outcome = work(args)
-    return outcome
+    return actions.run(args, _ACTIONS)
