@@ -44,6 +44,7 @@ level 1); pages have up to 512 of any kind but point; data and points have none.
 
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import xxhash
@@ -160,6 +161,20 @@ def encode_header(header: Header) -> bytes:
 def encode(header: Header, children: bytes, payload: Buffer) -> bytes:
     body = children + bytes(payload)
     return encode_header(header._replace(checksum=checksum_of(body))) + body
+
+
+def walk(buffer: Buffer) -> Iterator[tuple[Header, memoryview]]:
+    """Whole frames, back to back, each with its header; their checksums are not looked at.
+
+    Raises FormatError for a bad header and for a frame cut short, NewerFormat.
+    """
+    view, offset = memoryview(buffer), 0
+    while offset < len(view):
+        header = decode_header(view, offset)
+        if header is None or offset + header.frame_length > len(view):
+            raise FormatError(f"offset {offset}: the last frame is cut short")
+        yield header, view[offset : offset + header.frame_length]
+        offset += header.frame_length
 
 
 def decode_header(buffer: Buffer, offset: int = 0) -> Header | None:

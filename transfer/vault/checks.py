@@ -33,15 +33,10 @@ def split(frames: Buffer) -> list[Arrived]:
     if len(view) > MAX_BODY:
         raise FormatError(f"a request of {len(view)} bytes; at most {MAX_BODY} are taken")
     arrived: list[Arrived] = []
-    offset = 0
-    while offset < len(view):
-        header = frame.decode_header(view, offset)
-        if header is None or offset + header.frame_length > len(view):
-            raise FormatError(f"offset {offset}: the last frame is cut short")
+    for header, raw in frame.walk(view):
         if len(arrived) == MAX_FRAMES:
             raise FormatError(f"a request holds at most {MAX_FRAMES} frames")
-        arrived.append(_check(header, view[offset : offset + header.frame_length]))
-        offset += header.frame_length
+        arrived.append(_check(header, raw))
     return arrived
 
 
