@@ -112,10 +112,6 @@ class Items(msgspec.Struct, frozen=True):
     items: list[Item]
 
 
-class Wanted(msgspec.Struct, frozen=True):
-    references: bytes
-
-
 class Register(msgspec.Struct, frozen=True):
     """*keyring* and *proof* come with a new domain; see vault/registry.py."""
 

@@ -145,7 +145,7 @@ class RemoteVault:
 
         What is there now is called stored: before the call it was not.
         """
-        sent = list(_split(frames))
+        sent = list(frame.walk(frames))
         there = await self._there(session, [header for header, _ in sent])
         rest = b"".join(raw for header, raw in sent if header.reference not in there)
         request = _frames_request(session, rest)
@@ -271,16 +271,6 @@ def _frames_request(session: int, frames: Buffer) -> Request:
 def _outcomes(raw: bytes) -> list[Outcome]:
     found = documents.decode(raw, messages.Outcomes, "the vault's answer")
     return [Outcome(each) for each in found.outcomes]
-
-
-def _split(frames: Buffer) -> Iterable[tuple[frame.Header, memoryview]]:
-    view = memoryview(frames)
-    while view:
-        header = frame.decode_header(view)
-        if header is None or header.frame_length > len(view):
-            raise FormatError("the last frame is cut short")
-        yield header, view[: header.frame_length]
-        view = view[header.frame_length :]
 
 
 async def _frames(data: AsyncIterator[bytes]) -> AsyncIterator[tuple[frame.Header, bytes]]:

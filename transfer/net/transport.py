@@ -84,7 +84,6 @@ class Request(NamedTuple):
     control: bool = False
     carries: Direction | None = None
     limit: int = MAX_CONTROL
-    headers: Mapping[str, str] = MappingProxyType({})
 
 
 class Transport:
@@ -103,7 +102,7 @@ class Transport:
         # One more than send at a time: while one waits for its answer, which comes from a disk,
         # the next sends.
         self._bulk = self._session(self.connections + 1)
-        self._sending = asyncio.Semaphore(self.connections)
+        self._sending = Turns(lambda: self.connections)
         self._control = self._session(_CONTROL_CONNECTIONS)
 
     def _session(self, connections: int) -> aiohttp.ClientSession:
@@ -186,25 +185,21 @@ class Transport:
         rate = limits.throttle.rate("down")
         return pace_of_each(rate, self._receivers()) if rate else None
 
-    async def _sent(self, request: Request, up: Flow, turn: list[bool]) -> AsyncIterator[Buffer]:
-        """The body; *turn* is true while it holds one of those that send at a time.
+    async def _sent(
+        self, request: Request, up: Flow, turn: AsyncExitStack
+    ) -> AsyncIterator[Buffer]:
+        """The body; *turn* holds one of those that send at a time until it is sent.
 
-        aiohttp leaves this suspended when the connection breaks, so `_turn_over` is for its caller.
+        aiohttp leaves this suspended when the connection breaks: its caller closes *turn* then.
         """
         if request.control:
             up.charge(on_wire(len(request.body)))
             yield request.body
             return
-        await self._sending.acquire()
-        turn[0] = True
+        await turn.enter_async_context(self._sending.one())
         async for piece in _granted(request.body, up):
             yield piece
-        self._turn_over(turn)
-
-    def _turn_over(self, turn: list[bool]) -> None:
-        if turn[0]:
-            turn[0] = False
-            self._sending.release()
+        await turn.aclose()
 
     @asynccontextmanager
     async def answer(
@@ -212,10 +207,10 @@ class Transport:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A good answer, its body still to be read with `pieces`; errors of both are ours."""
         session = self._control if request.control else self._bulk
-        headers = {"Content-Type": request.content_type, **request.headers}
+        headers = {"Content-Type": request.content_type}
         if request.body:
             headers["Content-Length"] = str(len(request.body))
-        turn = [False]
+        turn = AsyncExitStack()
         body = self._sent(request, limits.up, turn) if request.body else None
         async with AsyncExitStack() as stack:
             if request.carries is not None:
@@ -225,7 +220,7 @@ class Transport:
                 await stack.enter_async_context(self._receiving.one())
                 ahead = read_ahead(limits.throttle.rate("down"))
             limits.up.charge(on_wire(_HEAD))
-            stack.callback(self._turn_over, turn)
+            stack.push_async_callback(turn.aclose)
             try:
                 response = await stack.enter_async_context(
                     session.request(
@@ -262,10 +257,19 @@ async def _granted(body: Buffer, up: Flow) -> AsyncIterator[memoryview]:
         view = view[len(piece) :]
 
 
-async def pieces(response: aiohttp.ClientResponse, down: Flow) -> AsyncIterator[bytes]:
-    """The body as it arrives; the next piece is read once this one is paid for."""
+async def pieces(
+    response: aiohttp.ClientResponse, down: Flow, at_once: int = 0
+) -> AsyncIterator[bytes]:
+    """The body as it arrives; the next piece is read once this one is paid for.
+
+    The first *at_once* bytes wait for no grant, and bulk pays for them.
+    """
     async for data in response.content.iter_any():
-        await _unless_stalled(down, down.spent(on_wire(len(data))))
+        if at_once > 0:
+            down.charge(on_wire(len(data)))
+        else:
+            await _unless_stalled(down, down.spent(on_wire(len(data))))
+        at_once -= len(data)
         yield data
 
 
@@ -282,13 +286,9 @@ async def _unless_stalled(flow: Flow, grant: Awaitable[None]) -> None:
 async def _read(
     response: aiohttp.ClientResponse, limit: int, down: Flow, at_once: bool = False
 ) -> bytes:
-    """The whole body. *at_once* is for control and errors: they wait for no grant, bulk does."""
+    """The whole body. *at_once* is for control and errors, which never wait behind bulk."""
     body = bytearray()
-    async for data in response.content.iter_any():
-        if at_once and len(body) < _CONTROL_BODY:
-            down.charge(on_wire(len(data)))
-        else:
-            await _unless_stalled(down, down.spent(on_wire(len(data))))
+    async for data in pieces(response, down, _CONTROL_BODY if at_once else 0):
         body += data
         if len(body) > limit:
             raise FormatError(f"an answer of more than {limit} bytes", "is this a vault?")
