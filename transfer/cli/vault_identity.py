@@ -5,7 +5,6 @@ They work beside a running server, and take no lock of the vault.
 
 import argparse
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,8 @@ from transfer.errors import DamagedData, FormatError, NotFound, UsageError
 from transfer.formats import credential, documents
 from transfer.formats.credential import Credential, CredentialKind, checked_url
 from transfer.formats.record import MachineRecord
-from transfer.vault.authority import Authority
-from transfer.vault.directory import explained, read_vault_file
-from transfer.vault.registry import Registry
+from transfer.vault.directory import explained
+from transfer.vault.registry import Registry, registry_of
 
 _MAX_ADDRESS_FILE = 4096
 _MAX_VALID = 365 * 24 * 3600  # seconds
@@ -31,12 +29,6 @@ class _Address(msgspec.Struct):
     url: str
 
 
-def _open(path: Path) -> tuple[Registry, Authority]:
-    with explained(path):
-        authority = Authority(path, read_vault_file(path).vault, time.time_ns)
-    return Registry(path, authority, time.time_ns), authority
-
-
 # Credentials.
 
 
@@ -45,7 +37,7 @@ def run_credentials(args: argparse.Namespace) -> output.Outcome:
         raise UsageError("--valid is more than nothing, and at most a year", "write 48h or 30m")
     if args.out == "-" and args.quiet and not args.json:
         raise UsageError("--quiet would hide the credential", "leave it out, or name a file")
-    registry, _ = _open(args.directory)
+    registry = registry_of(args.directory)
     url = checked_url(args.url) if args.url else _last_address(args.directory)
     target = args.for_machine or args.read_machine
     confirmed = [] if target is None else [_described_target(registry.find(target))]
@@ -134,7 +126,7 @@ def _described_target(machine: MachineRecord) -> str:
 
 
 def run_machines(args: argparse.Namespace) -> output.Outcome:
-    registry, _ = _open(args.directory)
+    registry = registry_of(args.directory)
     if args.revoke is not None:
         revoked = _as_json(registry.revoke(args.revoke))
         line = f"machine {output.printable(revoked['name'])} ({revoked['id']}) is revoked"
@@ -181,7 +173,7 @@ def _line(machine: dict[str, Any]) -> str:
 
 
 def run_ca(args: argparse.Namespace) -> output.Outcome:
-    _, authority = _open(args.directory)
+    authority = registry_of(args.directory).authority
     if args.renew:
         authority.renew()
     found = [

@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -20,9 +19,7 @@ from transfer.files.directories import OpenDirectories, Place
 from transfer.files.metadata import stat_at
 from transfer.formats.credential import Credential, CredentialKind
 from transfer.formats.entry import FileType
-from transfer.vault.authority import Authority
-from transfer.vault.directory import read_vault_file
-from transfer.vault.registry import Registry
+from transfer.vault.registry import registry_of
 
 _HOUR = 3600 * 10**9  # ns
 _POLL = 0.1  # seconds
@@ -44,9 +41,7 @@ class EmbeddedVault:
 
     def credential(self) -> Credential:
         """For one more machine. It blocks for some milliseconds."""
-        vault = read_vault_file(self.directory).vault
-        authority = Authority(self.directory, vault, time.time_ns)
-        registry = Registry(self.directory, authority, time.time_ns)
+        registry = registry_of(self.directory)
         return registry.make_credential(CredentialKind.REGISTER, None, _HOUR, self.url)
 
     async def watch(self) -> None:

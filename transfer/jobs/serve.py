@@ -4,7 +4,6 @@ import ipaddress
 import json
 import resource
 import socket
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,11 +11,10 @@ from pathlib import Path
 from transfer.errors import UsageError
 from transfer.net.routes import Done
 from transfer.net.server import VaultServer
-from transfer.vault.authority import Authority
 from transfer.vault.directory import explained
 from transfer.vault.durable import write_durably
 from transfer.vault.open import open_vault
-from transfer.vault.registry import Registry
+from transfer.vault.registry import registry_of
 
 GRACE = 30.0  # seconds for requests that are under way when the end comes
 
@@ -34,8 +32,8 @@ async def serving(
     _allow_descriptors()
     vault = await open_vault(path)
     try:
-        authority = Authority(path, (await vault.info()).vault, time.time_ns)
-        server = VaultServer(vault, Registry(path, authority, time.time_ns), authority, log=log)
+        registry = registry_of(path)
+        server = VaultServer(vault, registry, registry.authority, log=log)
         try:
             found = await server.start(host, port)
         except OSError as error:
@@ -44,7 +42,7 @@ async def serving(
                 "name a free one with --listen ADDRESS:PORT",
             ) from error
         try:
-            known_as = _known_as(host, authority.hosts())
+            known_as = _known_as(host, registry.authority.hosts())
             _remember(path, _url(known_as, found))
             yield _url(host, found)
         finally:

@@ -12,6 +12,7 @@ equals what was issued later: a thief's renewals stay below the certificate that
 
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,16 +33,23 @@ from transfer.formats.record import (
 from transfer.vault.admission import Admission, Registration, admit
 from transfer.vault.authority import Authority
 from transfer.vault.credentials import forget_old, make_record
-from transfer.vault.directory import explained
+from transfer.vault.directory import explained, read_vault_file
 from transfer.vault.identities import Identities
 from transfer.vault.objects import DirectoryObjects
 
-__all__ = ["Registered", "Registration", "Registry"]
+__all__ = ["Registered", "Registration", "Registry", "registry_of"]
 
 RENEWABLE = YEAR  # after a certificate's end
 _NOTE_EVERY = 3600 * 10**9  # ns between two notes of a machine's last use
 # Which certificate makes room for a new one, if a machine has too many.
 _WORTH = {CertificateState.REVOKED: 0, CertificateState.NEW: 1, CertificateState.USED: 2}
+
+
+def registry_of(path: Path, clock: Callable[[], int] = time.time_ns) -> "Registry":
+    """Of the vault in *path*; no lock of it is taken. Raises as `directory.read_vault_file`."""
+    with explained(path):
+        authority = Authority(path, read_vault_file(path).vault, clock)
+    return Registry(path, authority, clock)
 
 
 class Registered(NamedTuple):
@@ -59,7 +67,7 @@ class Registry:
     """
 
     def __init__(self, path: Path, authority: Authority, clock: Callable[[], int]) -> None:
-        self._path, self._authority, self._clock = path, authority, clock
+        self._path, self.authority, self._clock = path, authority, clock
         self._identities = Identities(DirectoryObjects(path))
 
     # Credentials.
@@ -68,7 +76,7 @@ class Registry:
         self, kind: CredentialKind, machine: str | None, valid: int, url: str
     ) -> Credential:
         """For *valid* ns; those of its scope are good no more. Raises NotFound, NotAuthorised."""
-        address, cas = checked_url(url), tuple(self._authority.trusted())
+        address, cas = checked_url(url), tuple(self.authority.trusted())
         with self._locked():
             target = None if machine is None else self.find(machine)
             now = self._clock()
@@ -77,7 +85,7 @@ class Registry:
             forget_old(self._identities, now)
         name = None if target is None else target.name
         return Credential(
-            self._authority.vault, address, cas, made.id, secret, kind, name, made.expires
+            self.authority.vault, address, cas, made.id, secret, kind, name, made.expires
         )
 
     # Registration.
@@ -102,11 +110,11 @@ class Registry:
         return Registered(certificate, machine, admission.name, domain, role)
 
     def _admit(self, registration: Registration) -> Admission:
-        return admit(self._identities, self._authority.vault, registration, self._clock())
+        return admit(self._identities, self.authority.vault, registration, self._clock())
 
     def _issue(self, admission: Admission, csr: bytes) -> bytes:
         now, credential = self._clock(), admission.credential
-        der = issuing.issue_machine(self._authority.issuer(), csr, admission.identity, now)
+        der = issuing.issue_machine(self.authority.issuer(), csr, admission.identity, now)
         new = IssuedCertificate(der, admission.key, credential.number, CertificateState.NEW)
         machine, domain, role = admission.identity
         if admission.machine is None:
@@ -136,7 +144,7 @@ class Registry:
                 if (one.key, one.number) == (key, shown.number) and self._is_fresh(one):
                     return one.der
             identity = Identity(record.machine, record.domain, Role(record.role))
-            der = issuing.issue_machine(self._authority.issuer(), csr, identity, self._clock())
+            der = issuing.issue_machine(self.authority.issuer(), csr, identity, self._clock())
             new = IssuedCertificate(der, key, shown.number, CertificateState.NEW)
             self._identities.put_machine(
                 _replaced(record, certificates=(*_with_room(record.certificates), new))
