@@ -251,7 +251,7 @@ async def test_five_years(setup, monkeypatch):
         if step in (30, 60):
             setup.far.authority.renew()
         directory = StateDirectory(setup.top / "state")
-        async with far_vault(directory, registration_of(directory), setup.reach) as vault:
+        async with far_vault(directory, registration_of(directory), setup.reach) as (vault, _):
             assert (await vault.view()).name == "here"
         seen.add(setup.certificate().serial)
     assert 6 <= len(seen) <= 9

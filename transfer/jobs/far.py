@@ -89,13 +89,16 @@ async def transport_to(
 @asynccontextmanager
 async def far_vault(
     directory: StateDirectory, registration: Registration, reach: Reach = DEFAULT_REACH
-) -> AsyncIterator[RemoteVault]:
-    """The vault that this machine is registered with; its certificate is renewed when due."""
+) -> AsyncIterator[tuple[RemoteVault, messages.VaultView]]:
+    """The vault that this machine is registered with, and what it says of itself at first.
+
+    The machine's certificate is renewed when due.
+    """
     found = await _renewed(directory, registration, reach)
     async with _connected(found, reach) as vault:
         view = await vault.view()
         await _note_authorities(directory, found, view.authorities, reach.clock())
-        yield vault
+        yield vault, view
 
 
 @asynccontextmanager

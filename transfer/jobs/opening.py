@@ -60,8 +60,8 @@ async def open_agent(
 @asynccontextmanager
 async def _far(directory: StateDirectory, secret: Secret, reach: Reach) -> AsyncIterator[Agent]:
     registration = registration_of(directory)
-    async with far_vault(directory, registration, reach) as vault:
-        info = await vault.info()
+    async with far_vault(directory, registration, reach) as (vault, view):
+        info = VaultInfo(view.vault, view.incarnation)
         opened = await _open_one_of(vault, [registration.domain], secret)
         agent = _agent(directory, directory.machine(), vault, registration.url, info, opened)
         yield replace(agent, registration=registration_of(directory))

@@ -181,7 +181,7 @@ class _Registering:
         self, registration: Registration, begun: Pending, opened: OpenKeyring | None
     ) -> None:
         """Before the first frame: what is sealed from now on opens with what the vault has."""
-        async with far_vault(self._directory, registration, self._reach) as vault:
+        async with far_vault(self._directory, registration, self._reach) as (vault, _):
             raw = await vault.keyring(registration.domain)
         if raw is None:
             raise VaultRolledBack(
