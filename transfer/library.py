@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, get_args
 from transfer.errors import UsageError
 from transfer.jobs.progress import Progress as Numbers
 from transfer.policy.rates import PAUSED, parse_rate
+from transfer.vault.waiting import to_the_end
 
 if TYPE_CHECKING:
     from transfer.jobs.agent import Agent
@@ -158,15 +159,9 @@ async def _cancelled(tasks: "set[asyncio.Task[Any]]") -> None:
 
     What a run does on its way out must not be interrupted by whoever is in a hurry.
     """
-    interrupted: asyncio.CancelledError | None = None
     pending = {task for task in tasks if task.cancel()}
-    while pending:
-        try:
-            _, pending = await asyncio.wait(pending)
-        except asyncio.CancelledError as error:
-            interrupted = error
-    if interrupted is not None:
-        raise interrupted
+    if pending:
+        await to_the_end(asyncio.wait(pending))
 
 
 class Client:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from transfer.cli import values
-from transfer.errors import UsageError
 
 if TYPE_CHECKING:
     from transfer.jobs.agent import Agent
@@ -68,10 +67,9 @@ def _check_limits(args: argparse.Namespace) -> None:
     """A limit that limits nothing would be a lie."""
     for name in ("up", "down", "connections"):
         if getattr(args, name, None) is not None:
-            raise UsageError(
-                f"--{name} is for a vault over the network, and {args.vault} is a directory",
-                f"leave --{name} out",
-            )
+            from transfer.jobs.agent import limits_nothing
+
+            raise limits_nothing(name, args.vault)
 
 
 def as_bytes(text: str) -> bytes:

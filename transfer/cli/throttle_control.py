@@ -11,9 +11,10 @@ from transfer.cli.throttle_chart import chart, in_force, rate_text, when
 from transfer.errors import UsageError
 from transfer.files.timetable import local_zone
 from transfer.jobs import control, machine_limits
-from transfer.jobs.machine_limits import POOLS, Override, Overrides
+from transfer.jobs.machine_limits import Override, Overrides
 from transfer.jobs.opening import default_state
 from transfer.jobs.state import StateDirectory
+from transfer.throttle.rules import POOLS
 
 _SECOND = 10**9
 

@@ -9,21 +9,18 @@ wrong changes nothing: what was in force stays.
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
 from transfer.files.timetable import read_timetable
 from transfer.formats.documents import Count, Time
-from transfer.jobs.state import StateDirectory
+from transfer.jobs.state import StateDirectory, default_place
 from transfer.policy.timetable import Timetable
+from transfer.throttle.rules import POOLS, Pool
 from transfer.throttle.throttle import Throttle
 
 FILE, TIMETABLE = "throttle.json", "timetable.toml"
-Pool = Literal["up", "down", "total"]
-POOLS: tuple[Pool, ...] = ("up", "down", "total")
 
 
 class Override(msgspec.Struct, frozen=True):
@@ -55,24 +52,9 @@ class Overrides(msgspec.Struct, frozen=True):
         return Overrides(**kept)
 
 
-def default_config() -> Path | None:
-    """The directory of configuration; None for a user without a home."""
-    if given := os.environ.get("TRANSFER_CONFIG"):
-        return Path(given)
-    if os.geteuid() == 0:
-        return Path("/etc/transfer")
-    import platformdirs
-
-    with suppress(RuntimeError):
-        found = Path(platformdirs.user_config_dir("transfer"))
-        if found.is_absolute():
-            return found
-    return None
-
-
 def timetable() -> tuple[Timetable, Path | None]:
     """The one that is in force, and where it stands. Raises UsageError, which names the line."""
-    config = default_config()
+    config = default_place("CONFIG", "/etc/transfer", "user_config_dir")
     path = None if config is None else config / TIMETABLE
     if path is None or not _is_there(path):
         return Timetable(), None

@@ -10,15 +10,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-_INTERVAL = 0.2  # seconds between two looks
-
 
 class Peak:
-    """The most that *processes*, asked for at each look, took while the block ran; in bytes."""
+    """The most that *processes*, asked for at each look, took while the block ran; in bytes.
 
-    def __init__(self, processes: Callable[[], Iterable[int]]) -> None:
+    *interval* is in seconds, between two looks.
+    """
+
+    def __init__(self, processes: Callable[[], Iterable[int]], interval: float = 0.2) -> None:
         self.bytes = 0
-        self._processes = processes
+        self._processes, self._interval = processes, interval
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="memory", daemon=True)
 
@@ -33,7 +34,7 @@ class Peak:
     def _watch(self) -> None:
         while True:
             self.bytes = max(self.bytes, sum(map(memory_of, self._processes())))
-            if self._end.wait(_INTERVAL):
+            if self._end.wait(self._interval):
                 return
 
 

@@ -71,21 +71,32 @@ class Known(msgspec.Struct, frozen=True):
 
 
 def default_state() -> Path:
-    if given := os.environ.get("TRANSFER_STATE"):
+    found = default_place("STATE", "/var/lib/transfer", "user_state_dir")
+    if found is None:
+        raise UsageError(
+            "no state directory: this user has no home directory",
+            "name one with --state DIR or TRANSFER_STATE",
+        )
+    return found
+
+
+def default_place(what: str, of_root: str, of_user: str) -> Path | None:
+    """What TRANSFER_*what* names, else the usual place of root, or of a user by platformdirs.
+
+    None for a user without a home.
+    """
+    if given := os.environ.get(f"TRANSFER_{what}"):
         return Path(given)
     if os.geteuid() == 0:
-        return Path("/var/lib/transfer")
+        return Path(of_root)
     import platformdirs
 
     # Of a user whom the system does not know, some versions raise and some leave the "~".
     with suppress(RuntimeError):
-        found = Path(platformdirs.user_state_dir("transfer"))
+        found = Path(getattr(platformdirs, of_user)("transfer"))
         if found.is_absolute():
             return found
-    raise UsageError(
-        "no state directory: this user has no home directory",
-        "name one with --state DIR or TRANSFER_STATE",
-    )
+    return None
 
 
 class StateDirectory:
@@ -176,8 +187,7 @@ class StateDirectory:
     def update(self, vault: bytes, change: Callable[[Known | None], Known]) -> Known:
         """Replace what is known by what *change* makes of it; runs do so one after the other."""
         path = self._vault_path(vault)
-        with _state_errors(path), self._lock_file(vault.hex()) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _state_errors(path), self.alone(vault.hex()):
             known = change(_read(path, Known))
             _write(path, lambda _: known)
         return known
