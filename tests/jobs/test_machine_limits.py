@@ -1,6 +1,7 @@
 """Limits of the machine reach runs that are under way, and a wrong file changes nothing."""
 
 import asyncio
+import errno
 import os
 import socket
 import time
@@ -99,6 +100,25 @@ async def test_runs_under_way_are_told_and_found(state, config):
             (answer,) = (await tell(state, "nothing that is known")).values()
             assert answer == {"error": "unknown request"}
         assert await tell(state) == {}
+
+
+async def test_what_fails_inside_a_run_is_not_blamed_on_its_socket(state):
+    failure = OSError(errno.ENOSPC, "of the run itself")
+    with closing(Throttle()) as throttle, pytest.raises(OSError, match="of the run") as raised:
+        async with control.listening(state, throttle):
+            raise failure
+    assert raised.value is failure
+    assert os.listdir(state.path / "runs") == []
+
+
+@pytest.mark.parametrize("name", ["runs", "limits"])
+async def test_a_state_directory_that_cannot_be_used_is_said(setup, tmp_path, name):
+    async with setup.open() as agent:
+        (agent.state.path / name).symlink_to(agent.state.path)
+        with pytest.raises(UsageError, match=rf"/{name}: ") as raised:
+            async with limited(agent, None, None):
+                raise AssertionError
+        assert "--state" in raised.value.hint
 
 
 async def test_what_a_dead_run_left_is_removed(state):

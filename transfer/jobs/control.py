@@ -16,9 +16,9 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from transfer.errors import TransferError, UsageError
+from transfer.errors import TransferError
 from transfer.jobs import machine_limits
-from transfer.jobs.state import StateDirectory
+from transfer.jobs.state import StateDirectory, state_errors
 from transfer.throttle.dispatch import DIRECTIONS
 from transfer.throttle.throttle import Throttle
 
@@ -53,14 +53,11 @@ def _listener(path: Path, short: str, name: str) -> Iterator[socket.socket]:
     """It has its name only once it listens: one that refuses is taken for a dead run's."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        made.bind(f"{short}/.{name}")
-        made.listen()
-        os.rename(path / f".{name}", path / name)
+        with state_errors(path):
+            made.bind(f"{short}/.{name}")
+            made.listen()
+            os.rename(path / f".{name}", path / name)
         yield made
-    except OSError as error:
-        raise UsageError(
-            f"{path}: {error.strerror}", "choose another state directory with --state"
-        ) from error
     finally:
         made.close()
         for each in (name, f".{name}"):
@@ -119,8 +116,9 @@ def _asked(address: str, request: str) -> dict[str, Any] | None:
 def _directory(state: StateDirectory) -> Iterator[tuple[Path, str]]:
     """Of the sockets, and a short name of it: an address of one has at most 107 bytes."""
     path = state.path / _DIRECTORY
-    path.mkdir(mode=0o700, exist_ok=True)
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with state_errors(path):
+        path.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         yield path, f"/proc/self/fd/{descriptor}"
     finally:

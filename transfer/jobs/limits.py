@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from transfer.jobs import control, machine_limits
 from transfer.jobs.agent import Agent, limits_nothing
+from transfer.jobs.state import state_errors
 from transfer.net.client import RemoteVault
 from transfer.throttle.dispatch import ClassName
 from transfer.throttle.shared import SharedLimits
@@ -33,7 +34,8 @@ async def limited(
                 raise limits_nothing(option, agent.place)
         yield agent
         return
-    shared = SharedLimits(agent.state.path / "limits")
+    with state_errors(path := agent.state.path / "limits"):
+        shared = SharedLimits(path)
     throttle = Throttle(up, down, shared=shared)
     with closing(throttle), agent.vault.limited(throttle, name) as vault:
         async with control.listening(agent.state, throttle):

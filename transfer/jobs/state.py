@@ -104,7 +104,7 @@ class StateDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        with _state_errors(path):
+        with state_errors(path):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._take()
             for below in ("vaults", "locks"):
@@ -131,7 +131,7 @@ class StateDirectory:
     def machine(self, name: str | None = None) -> Machine:
         """This machine; the first call makes it, and calls it *name*."""
         path = self.path / "machine.json"
-        with _state_errors(path):
+        with state_errors(path):
             found = _read(path, Machine)
             if found is None:
                 new = checked_name(socket.gethostname()[:MAX_NAME] if name is None else name)
@@ -145,33 +145,33 @@ class StateDirectory:
     def rename(self, machine: Machine, name: str) -> Machine:
         path = self.path / "machine.json"
         renamed = Machine(machine.id, checked_name(name))
-        with _state_errors(path):
+        with state_errors(path):
             _write(path, lambda _: renamed)
         return msgspec.structs.replace(renamed, owner=machine.owner)
 
     def become(self, id: bytes, name: str) -> None:
         """Be the machine that the vault knows, whatever this directory was called before."""
         path = self.path / "machine.json"
-        with _state_errors(path):
+        with state_errors(path):
             _write(path, lambda _: Machine(id, checked_name(name)))
 
     def read(self, name: str, kind: type[T]) -> T | None:
         """A document of this directory. Raises FormatError for a damaged one."""
-        with _state_errors(self.path / name):
+        with state_errors(self.path / name):
             return _read(self.path / name, kind)
 
     def write(self, name: str, document: msgspec.Struct) -> None:
         """Durable on return, in place of the one before."""
-        with _state_errors(self.path / name):
+        with state_errors(self.path / name):
             _write(self.path / name, lambda _: document)
 
     def remove(self, name: str) -> None:
-        with _state_errors(self.path / name):
+        with state_errors(self.path / name):
             (self.path / name).unlink(missing_ok=True)
 
     def _owner(self) -> bytes:
         path = self.path / "owner.json"
-        with _state_errors(path):
+        with state_errors(path):
             found = _read(path, Owner)
             if found is None or found.inode != path.stat().st_ino:
                 new = secrets.token_bytes(16)
@@ -181,13 +181,13 @@ class StateDirectory:
 
     def known(self, vault: bytes) -> Known | None:
         path = self._vault_path(vault)
-        with _state_errors(path):
+        with state_errors(path):
             return _read(path, Known)
 
     def update(self, vault: bytes, change: Callable[[Known | None], Known]) -> Known:
         """Replace what is known by what *change* makes of it; runs do so one after the other."""
         path = self._vault_path(vault)
-        with _state_errors(path), self.alone(vault.hex()):
+        with state_errors(path), self.alone(vault.hex()):
             known = change(_read(path, Known))
             _write(path, lambda _: known)
         return known
@@ -221,7 +221,7 @@ class StateDirectory:
     @contextmanager
     def _lock_file(self, name: str) -> Iterator[int]:
         path = self.path / "locks" / name
-        with _state_errors(path):
+        with state_errors(path):
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             yield lock
@@ -230,7 +230,8 @@ class StateDirectory:
 
 
 @contextmanager
-def _state_errors(path: Path) -> Iterator[None]:
+def state_errors(path: Path) -> Iterator[None]:
+    """What the operating system refuses at *path* of a state directory, as what to do about it."""
     try:
         yield
     except OSError as error:
