@@ -9,6 +9,7 @@ import logging
 import resource
 import socket
 import ssl
+import tracemalloc
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -413,6 +414,32 @@ async def test_what_is_no_http_gets_an_answer_and_no_traceback(nonsense, caplog)
         rest, seconds = await end_of(reader)
         assert b" 400 " in rest.partition(b"\r\n")[0] and seconds < 0.2
     assert not caplog.records
+
+
+@on_both_loops
+async def test_what_follows_a_request_under_way_and_is_no_http_is_not_kept(tls):
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def body(request):
+        begun.set()
+        await go_on.wait()
+        return web.Response(text="done")
+
+    async with serving(tls=tls, body=body) as server, connected(server) as (reader, writer):
+        writer.write(POST + b"Content-Length: 0\r\n\r\n")
+        await begun.wait()
+        tracemalloc.start()
+        for _ in range(64):
+            writer.write(bytes(MIB // 4))
+            await writer.drain()
+        await until(lambda: writer.transport.get_write_buffer_size() == 0)
+        kept, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert kept < 2 * MIB
+        assert most < 8 * MIB
+        go_on.set()
+        rest, _ = await end_of(reader)
+        assert b" 200 " in rest.partition(b"\r\n")[0] and b" 400 " in rest
 
 
 @on_both_loops

@@ -15,12 +15,14 @@ from collections import Counter
 from collections.abc import Coroutine
 from typing import NamedTuple, cast
 
-from aiohttp import web
+from aiohttp import EMPTY_PAYLOAD, web
+from aiohttp.web_protocol import _ErrInfo
 
 from transfer.net.slow_body import READ_AHEAD, SlowBody
 
 _BACKLOG = 128
 _LAST_SECONDS = 5.0  # for handlers whose connection is gone
+_NOT_HTTP = _ErrInfo(400, ValueError("not HTTP"), "this is no request that HTTP/1.1 knows\n")
 _ACKNOWLEDGED = struct.Struct("=120xQ")  # tcpi_bytes_acked of struct tcp_info, since Linux 4.1
 
 
@@ -203,6 +205,7 @@ class _Connection(web.RequestHandler):
         self._head_began: float | None = loop.time()
         self._sent = (0, 0)  # acknowledged, and not yet given to the system
         self._taking: SlowBody | None = None  # of an answer that waits for its client
+        self._malformed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # aiohttp forgets its transport when it closes it; this one is still to be aborted.
@@ -214,15 +217,26 @@ class _Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._malformed:
+            return  # its answer is the connection's last
         heads = self._request_count
         super().data_received(data)
         if self._upgraded:
             self.abort()  # to nothing that we speak; aiohttp would keep all that follows
         elif self._request_count > heads:
             self._head_began = None
+            self._quote_nothing()
         elif data and self._head_began is None and self._between_requests():
             self._head_began = self._loop.time()
             self.keep_alive(True)  # not idle any more: ends aiohttp's timer
+
+    def _quote_nothing(self) -> None:
+        """aiohttp keeps a copy of what it could not read: up to a megabyte for each read of the
+        loop, for as long as the request before it lasts.
+        """
+        if isinstance(self._messages[-1][0], _ErrInfo):
+            self._malformed = True
+            self._messages[-1] = (_NOT_HTTP, EMPTY_PAYLOAD)
 
     @property
     def busy(self) -> bool:
