@@ -124,7 +124,8 @@ DESCRIBED = {
         ("domain", "version"), Body(OCTETS, MAX_KEYRING),
     ),
 }  # fmt: skip
-# What any call may answer; of those with a body the second as well, but for machines the third.
+# What any call may answer; of those with a body the second as well, for machines the third, and
+# where calls and not bytes are the resource the fourth.
 GENERIC = (
     (400, "call-refused"), (400, "format-error"), (400, "newer-format"), (400, "usage-error"),
     (404, "call-refused"), (405, "call-refused"), (403, "not-authorised"), (422, "refused"),
@@ -134,6 +135,7 @@ GENERIC = (
 )  # fmt: skip
 OF_BODIES = ((408, "call-refused"), (411, "call-refused"), (413, "call-refused"))
 OF_MACHINES = ((401, "not-registered"),)
+OF_CONTROL = ((429, "too-many-calls"),)
 _MESSAGES = (
     messages.Register, messages.Registered, messages.Renew, messages.Renewed, messages.VaultView,
     messages.NewSession, messages.Session, messages.Outcomes, messages.ListedPoint,
@@ -148,6 +150,8 @@ def problems_of(call: Call | OpenCall) -> list[tuple[int, str]]:
         found |= set(OF_BODIES)
     if isinstance(call, Call) or call.path == "/v1/renew":
         found |= set(OF_MACHINES)
+    if not (isinstance(call, Call) and call.bulk):
+        found |= set(OF_CONTROL)
     return sorted(found)
 
 

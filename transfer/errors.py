@@ -41,6 +41,10 @@ class VaultUnavailable(TransientError):
     """Seconds that it asked to wait at least."""
 
 
+class TooManyCalls(VaultUnavailable):
+    """This machine, or one at its address, calls more often than the vault allows."""
+
+
 class NotStored(TransientError):
     """The vault could not make a frame durable; nothing of the call may be believed."""
 

@@ -22,7 +22,7 @@ STATUS = {
     "refused": 422, "missing": 409, "session-ended": 409, "item-busy": 409, "point-missing": 410,
     "not-found": 404, "format-error": 400, "newer-format": 400, "usage-error": 400,
     "no-space": 507, "not-stored": 503, "lock-held": 503, "vault-unavailable": 503,
-    "transient-error": 503, "damaged-data": 500, "integrity-error": 500,
+    "transient-error": 503, "too-many-calls": 429, "damaged-data": 500, "integrity-error": 500,
 }  # fmt: skip
 KINDS = {kind("").code: kind for kind in problems._STATUS}
 
@@ -60,7 +60,7 @@ async def test_an_error_of_the_vault_has_its_status_and_its_class(world, fails, 
     answer = await ask(far, far.identity, "POST", path)
     assert answer.said == (STATUS[code], code)
     assert answer.headers["Content-Type"] == "application/problem+json"
-    assert ("Retry-After" in answer.headers) == (STATUS[code] == 503)
+    assert ("Retry-After" in answer.headers) == (STATUS[code] in (429, 503))
     with pytest.raises(TransferError) as caught:
         await far.client(far.identity, patience=0).heartbeat(far.session)
     assert (type(caught.value), str(caught.value)) == (KINDS[code], f"what {code} is about")

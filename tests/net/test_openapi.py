@@ -58,7 +58,7 @@ def test_every_problem_has_the_status_that_the_server_gives_it():
     for call in CALLS:
         for status, code in openapi.problems_of(call):
             assert code in ("bug", "call-refused") or statuses[code] == status
-    everywhere = {code for _, code in openapi.GENERIC + openapi.OF_MACHINES}
+    everywhere = {code for _, code in openapi.GENERIC + openapi.OF_MACHINES + openapi.OF_CONTROL}
     somewhere = {code for each in openapi.DESCRIBED.values() for _, code in each.problems}
     assert everywhere | somewhere == set(statuses) | {"bug", "call-refused"}
 

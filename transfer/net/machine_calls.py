@@ -11,7 +11,7 @@ from transfer.formats import keyring as keyring_format
 from transfer.formats import messages
 from transfer.formats.messages import JSON, MAX_CONTROL
 from transfer.net import bodies
-from transfer.net.admission import Caller, shown
+from transfer.net.admission import Caller, address_of, shown
 from transfer.net.service import Service, as_json
 from transfer.vault.registry import Registration
 
@@ -20,8 +20,9 @@ _WORTH = 100  # times as long as it took to count: counting takes at most 1 % of
 
 
 async def register(service: Service, request: web.Request) -> web.StreamResponse:
+    await service.arriving.check(address_of(request))
+    await service.registering.check("all")
     asked = await bodies.document(request, messages.Register, MAX_CONTROL)
-    await service.registering.acquire()
     registration = Registration(
         asked.credential, asked.secret, asked.machine, asked.name, asked.request,
         asked.keyring, asked.proof,
@@ -48,8 +49,9 @@ async def _first_keyring(service: Service, keyring: bytes) -> None:
 
 async def renew(service: Service, request: web.Request) -> web.StreamResponse:
     caller = shown(request)
+    await service.arriving.check(address_of(request))
+    await service.renewing.check("all")
     asked = await bodies.document(request, messages.Renew, MAX_CONTROL)
-    await service.renewing.acquire()
     certificate = await asyncio.to_thread(service.registry.renew, caller, asked.request)
     await service.refresh()
     return as_json(messages.Renewed(certificate))

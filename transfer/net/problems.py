@@ -22,6 +22,7 @@ from transfer.errors import (
     PointMissing,
     Refused,
     SessionEnded,
+    TooManyCalls,
     TransferError,
     TransientError,
     UsageError,
@@ -49,6 +50,7 @@ _STATUS: dict[type[TransferError], int] = {
     NoSpace: 507,
     NotStored: 503,
     LockHeld: 503,
+    TooManyCalls: 429,
     VaultUnavailable: 503,
     TransientError: 503,
     DamagedData: 500,
@@ -66,7 +68,7 @@ _OWN_TROUBLE: dict[type[TransferError], tuple[str, str]] = {
     DamagedData: ("the vault is damaged there", "on the vault run: transfer vault verify DIR"),
     IntegrityError: ("the vault is damaged there", "on the vault run: transfer vault verify DIR"),
 }
-RETRY_AFTER = 5  # seconds that a vault which is about to end asks for
+RETRY_AFTER = {429: 1, 503: 5}  # seconds; a vault that is about to end needs some
 
 
 class CallRefused(errors.UsageError):

@@ -27,12 +27,16 @@ Answer = Awaitable[web.StreamResponse]
 
 
 class Call(NamedTuple):
-    """*run* of a call for machines is given the caller; *writes* is not for readers."""
+    """*run* of a call for machines is given the caller; *writes* is not for readers.
+
+    *bulk* is bounded by its bytes, all others by how many there are in a second.
+    """
 
     method: str
     path: str
     run: Callable[[Service, web.Request, Caller], Answer]
     writes: bool = False
+    bulk: bool = False
 
 
 class OpenCall(NamedTuple):
@@ -55,9 +59,9 @@ CALLS: tuple[Call | OpenCall, ...] = (
     Call("POST", f"{_SESSION}/heartbeat", point_calls.heartbeat),
     Call("POST", f"{_SESSION}/end", point_calls.end_session),
     Call("GET", f"{_SESSION}/wanted", frame_calls.wanted),
-    Call("POST", "/v1/have", frame_calls.have),
-    Call("POST", "/v1/frames", frame_calls.store, writes=True),
-    Call("POST", "/v1/fetch", frame_calls.fetch),
+    Call("POST", "/v1/have", frame_calls.have, bulk=True),
+    Call("POST", "/v1/frames", frame_calls.store, writes=True, bulk=True),
+    Call("POST", "/v1/fetch", frame_calls.fetch, bulk=True),
     Call("POST", "/v1/damaged", frame_calls.damaged),
     Call("GET", "/v1/items", point_calls.items),
     Call("GET", "/v1/points", point_calls.points),
@@ -139,6 +143,8 @@ async def _run(
         return await call.run(service, request)
     caller = await service.admission.admit(request)
     callers.append(caller)
+    if not call.bulk:
+        await service.calling.check(caller.machine)
     if call.writes:
         caller.check_writes()
     return await service.admission.while_good(caller, call.run(service, request, caller))
@@ -182,6 +188,6 @@ def as_response(problem: Problem) -> web.Response:
     response = web.Response(
         body=msgspec.json.encode(problem), content_type=PROBLEM, status=problem.status
     )
-    if problem.status == 503:
-        response.headers["Retry-After"] = str(problems.RETRY_AFTER)
+    if (seconds := problems.RETRY_AFTER.get(problem.status)) is not None:
+        response.headers["Retry-After"] = str(seconds)
     return response

@@ -13,7 +13,6 @@ from typing import Protocol
 
 import msgspec
 from aiohttp import web
-from aiolimiter import AsyncLimiter
 
 from transfer.errors import SessionEnded
 from transfer.formats.messages import JSON
@@ -21,6 +20,7 @@ from transfer.formats.reference import Reference
 from transfer.net import bodies
 from transfer.net.admission import Admission, Caller
 from transfer.net.buffers import ReceiveBuffers
+from transfer.net.call_rates import CallRate
 from transfer.net.pacing import on_wire
 from transfer.net.problems import CallRefused
 from transfer.throttle.flow import Flow
@@ -29,7 +29,8 @@ from transfer.vault.base import StoredPoint, Vault
 from transfer.vault.registry import Registry
 
 TURNS = 8
-_REGISTRATIONS = 20  # a second, and as many renewals
+_CALLS = 200  # control calls of one machine, a second
+_REGISTRATIONS, _OF_ADDRESS = 40, 20  # a second, and as many renewals
 _SLICE = 256 * 1024
 _COMMITS = 4  # of one domain at once
 _MAX_KEPT = 10_000  # sessions whose domain is remembered; it never changes
@@ -77,9 +78,13 @@ class Service:
     clock: Callable[[], int]
     refresh: Callable[[], Awaitable[None]]
     """After a certificate was issued: the CA that signed it may be a new one."""
-    registering: AsyncLimiter = field(default_factory=lambda: AsyncLimiter(_REGISTRATIONS, 1))
-    renewing: AsyncLimiter = field(default_factory=lambda: AsyncLimiter(_REGISTRATIONS, 1))
-    """Not the same: anybody may try to register."""
+    calling: CallRate = field(default_factory=lambda: CallRate(_CALLS))
+    """By machine."""
+    arriving: CallRate = field(default_factory=lambda: CallRate(_OF_ADDRESS))
+    """Registrations and renewals, by address."""
+    registering: CallRate = field(default_factory=lambda: CallRate(_REGISTRATIONS))
+    renewing: CallRate = field(default_factory=lambda: CallRate(_REGISTRATIONS))
+    """Of all together. Not the same: anybody may try to register."""
     commits: dict[tuple[bytes, bytes], Commit] = field(default_factory=dict)
     """By domain and point."""
     counted: dict[bytes, tuple[float, dict[str, int]]] = field(default_factory=dict)
