@@ -17,6 +17,7 @@ from transfer.formats.messages import FRAMES, JSON, LINES, MAX_ASKED, MAX_CONTRO
 from transfer.formats.point import MAX_POINT
 from transfer.formats.reference import ID_SIZE, REFERENCE_SIZE
 from transfer.net.routes import CALLS, PARAMETERS, Call, OpenCall
+from transfer.policy.token_bucket import MAX_RATE
 from transfer.vault.base import MAX_BODY, MAX_FRAMES
 
 TARGET = Path(__file__).with_name("openapi.json")
@@ -55,8 +56,8 @@ QUERY: dict[str, tuple[bool, Schema, str]] = {
     "order?": (False, {"type": "string", "enum": ["any", "asked"]}, "of the answer's frames"),
     "pace?": (
         False,
-        {"type": "integer", "minimum": 1, "maximum": 2**63 - 1},
-        "bytes a second at which the answer is sent at most, by this connection",
+        {"type": "integer", "minimum": 0, "maximum": MAX_RATE},
+        "bytes a second at which the session's answers are sent at most, all of them together",
     ),
     "after?": (False, _NUMBER, "only points with a higher arrival number"),
     "limit?": (False, _NUMBER, "so many at most"),
@@ -79,7 +80,10 @@ DESCRIBED = {
         "A new session: to read, or as the one writer of an item", {200: (JSON, "Session")},
         ((409, "item-busy"), (422, "refused")), body=Body(JSON, MAX_CONTROL, "NewSession"),
     ),
-    "POST /v1/sessions/{session}/heartbeat": Described("A sign of life", {204: None}, (_ENDED,)),
+    "POST /v1/sessions/{session}/heartbeat": Described(
+        "A sign of life; a pace holds at once for answers under way", {204: None}, (_ENDED,),
+        ("pace?",),
+    ),
     "POST /v1/sessions/{session}/end": Described("Abandon a session", {204: None}),
     "GET /v1/sessions/{session}/wanted": Described(
         "References of damaged frames below the newest point of the session's item",

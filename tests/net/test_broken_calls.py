@@ -154,23 +154,27 @@ async def test_a_run_that_ends_does_not_wait_for_a_vault_that_is_away(vault, rel
 
 async def test_what_holds_a_session_up_never_waits_behind_data(far, vault):
     session = (await vault.open_session(DOMAIN, ITEM)).number
-    with closing(Throttle(100_000)) as throttle, vault.limited(throttle) as slow:
-        upload = asyncio.ensure_future(slow.store(session, made_frame(1, payload=bytes(LARGE))[1]))
-        await asyncio.sleep(0.2)
-        began = time.monotonic()
-        await vault.heartbeat(session)
-        assert time.monotonic() - began < 1
-        assert not upload.done()
-        upload.cancel()
-        await asyncio.gather(upload, return_exceptions=True)
+    with closing(Throttle(100_000)) as throttle:
+        async with vault.limited(throttle) as slow:
+            upload = asyncio.ensure_future(
+                slow.store(session, made_frame(1, payload=bytes(LARGE))[1])
+            )
+            await asyncio.sleep(0.2)
+            began = time.monotonic()
+            await vault.heartbeat(session)
+            assert time.monotonic() - began < 1
+            assert not upload.done()
+            upload.cancel()
+            await asyncio.gather(upload, return_exceptions=True)
 
 
 async def test_a_limit_holds_in_both_directions(far, vault):
     session = (await vault.open_session(DOMAIN, ITEM)).number
     reference, raw = made_frame(1, payload=bytes(LARGE))
-    with closing(Throttle(LARGE, LARGE)) as throttle, vault.limited(throttle) as limited:
-        for call in (limited.store(session, raw), limited.fetch(session, [reference])):
-            began = time.monotonic()
-            await call
-            assert 0.9 < time.monotonic() - began < 3
-        assert limited.limits.up.waited > 0.8
+    with closing(Throttle(LARGE, LARGE)) as throttle:
+        async with vault.limited(throttle) as limited:
+            for call in (limited.store(session, raw), limited.fetch(session, [reference])):
+                began = time.monotonic()
+                await call
+                assert 0.9 < time.monotonic() - began < 3
+            assert limited.limits.up.waited > 0.8

@@ -3,13 +3,16 @@
 import asyncio
 import socket
 import ssl
+from contextlib import closing
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from transfer.net import pacing
-from transfer.net.pacing import Sockets, Turns, on_wire, pace_of_each, read_ahead, receivers
+from transfer.net.pacing import Sockets, Turns, on_wire, pace_of, read_ahead, slice_of
+from transfer.policy.token_bucket import MAX_RATE
+from transfer.throttle.throttle import Throttle
 
 MIB = 2**20
 
@@ -59,19 +62,16 @@ def contexts(tmp_path):
     return client, server
 
 
-def test_few_receive_where_buffers_would_be_the_burst():
-    assert receivers(None, 16) == 16
-    assert [receivers(rate, 16) for rate in (1, 64_000, 5 * MIB, 50 * MIB)] == [1, 1, 1, 2]
-    assert receivers(50 * MIB, 1) == 2
-    assert receivers(1000 * MIB, 16) == 16
-    assert receivers(1000 * MIB, 4) == 5
-    assert receivers(200 * MIB, 16) == 4
+@given(st.integers(1, 10**10))
+def test_a_slice_costs_one_quantum_on_the_wire_and_one_byte_more_would_not(rate):
+    with closing(Throttle(rate)) as throttle:
+        flow = throttle.flow("up")
+        assert on_wire(slice_of(flow)) <= flow.quantum < on_wire(slice_of(flow) + 1) + 23
 
 
-@given(st.integers(1, 10**10), st.integers(1, 64))
-def test_a_sender_alone_or_two_of_them_bring_the_limit_and_a_little_more(rate, connections):
-    number = receivers(rate, connections)
-    assert rate - number <= pace_of_each(rate, number) * max(1, number / 2) <= rate * 1.2
+def test_a_vault_is_asked_for_a_little_more_than_the_limit():
+    assert (pace_of(0), pace_of(None), pace_of(MAX_RATE)) == (0, MAX_RATE, MAX_RATE)
+    assert 5 * MIB < pace_of(5 * MIB) <= 5.05 * MIB
 
 
 def test_what_waits_for_its_reader_is_little_where_the_rate_is():
@@ -127,16 +127,34 @@ def option(made, level, name):
 def test_sockets_follow_the_limit_and_forget_it():
     sockets = Sockets(4)
     with socket.socket() as made:
-        before = option(made, socket.SOL_SOCKET, socket.SO_SNDBUF)
         sockets.add(made)
-        assert option(made, socket.SOL_SOCKET, socket.SO_SNDBUF) == before  # the system's choice
         sockets.follow(MIB, None)
-        assert option(made, socket.SOL_SOCKET, pacing._SO_MAX_PACING_RATE) == int(MIB * 1.1)
-        assert option(made, socket.SOL_SOCKET, socket.SO_SNDBUF) == 8 * (MIB // 4 // 20)
+        assert option(made, socket.SOL_SOCKET, pacing._SO_MAX_PACING_RATE) == int(MIB * 1.06)
         assert option(made, socket.IPPROTO_TCP, pacing._TCP_NOTSENT_LOWAT) == MIB // 4 // 20
         for rate in (0, 5000, None):  # a packet that waits for the kernel is not told of a change
             sockets.follow(rate, None)
             assert option(made, socket.SOL_SOCKET, pacing._SO_MAX_PACING_RATE) == -1
+        assert option(made, socket.IPPROTO_TCP, pacing._TCP_NOTSENT_LOWAT) == pacing._ANY
+
+
+@pytest.mark.parametrize("buffer", [socket.SO_SNDBUF, socket.SO_RCVBUF])
+def test_buffers_are_as_small_as_the_rate_and_never_what_limits_it(buffer):
+    """Linux doubles what is set."""
+    sockets = Sockets(4)
+    with socket.socket() as made, socket.socket() as later:
+        sockets.add(made)
+        before = option(made, socket.SOL_SOCKET, buffer)
+        sockets.follow(50 * MIB, 50 * MIB)
+        assert option(made, socket.SOL_SOCKET, buffer) == before  # it grows by itself
+        sockets.follow(2 * MIB, 2 * MIB)
+        assert option(made, socket.SOL_SOCKET, buffer) == 2 * (2 * MIB // 4 // 4)
+        sockets.add(later)
+        assert option(later, socket.SOL_SOCKET, buffer) == 2 * (2 * MIB // 4 // 4)
+        sockets.follow(64_000, 64_000)
+        least = {socket.SO_SNDBUF: 16, socket.SO_RCVBUF: 64}[buffer] * 1024
+        assert option(made, socket.SOL_SOCKET, buffer) == 2 * least
+        sockets.follow(None, None)
+        assert option(made, socket.SOL_SOCKET, buffer) >= 416 * 1024  # as far as we may
 
 
 def test_a_socket_that_was_closed_is_no_failure():

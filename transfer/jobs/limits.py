@@ -37,8 +37,11 @@ async def limited(
     with state_errors(path := agent.state.path / "limits"):
         shared = SharedLimits(path)
     throttle = Throttle(up, down, shared=shared)
-    with closing(throttle), agent.vault.limited(throttle, name) as vault:
-        async with control.listening(agent.state, throttle):
+    with closing(throttle):
+        async with (
+            agent.vault.limited(throttle, name) as vault,
+            control.listening(agent.state, throttle),
+        ):
             # What changes from here on is told.
             machine_limits.apply(throttle, agent.state)
             yield replace(agent, vault=vault)

@@ -42,8 +42,10 @@ def number(request: web.Request, name: str, least: int = 0, most: int = 2**63 - 
     return int(text)
 
 
-def optional_number(request: web.Request, name: str, default: Default) -> int | Default:
-    return number(request, name) if name in request.query else default
+def optional_number(
+    request: web.Request, name: str, default: Default, most: int = 2**63 - 1
+) -> int | Default:
+    return number(request, name, most=most) if name in request.query else default
 
 
 def identifier(request: web.Request, name: str) -> bytes:

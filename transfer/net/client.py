@@ -5,18 +5,20 @@ against what was asked. Whether a frame is what its ID says is for the workers t
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TypeVar
 
 import aiohttp
 import msgspec
 
-from transfer.errors import FormatError, NotFound, Refused, VaultUnavailable
+from transfer.errors import FormatError, NotFound, Refused, TransferError, VaultUnavailable
 from transfer.formats import documents, frame, messages
 from transfer.formats.keyring import MAX_KEYRING
 from transfer.formats.messages import FRAMES, JSON, MAX_LINE
 from transfer.formats.reference import Buffer, Reference
+from transfer.net.pacing import pace_of
 from transfer.net.transport import Limits, Query, Request, Transport, pieces
 from transfer.throttle.dispatch import ClassName
 from transfer.throttle.throttle import Throttle
@@ -39,12 +41,34 @@ class RemoteVault:
     def __init__(self, transport: Transport, limits: Limits | None = None) -> None:
         self._transport = transport
         self.limits = limits or Limits.of(Throttle(), "backup")
+        self._fetching: Counter[int] = Counter()  # answers under way, by session
 
-    @contextmanager
-    def limited(self, throttle: Throttle, name: ClassName = "backup") -> Iterator["RemoteVault"]:
+    @asynccontextmanager
+    async def limited(
+        self, throttle: Throttle, name: ClassName = "backup"
+    ) -> AsyncIterator["RemoteVault"]:
         """The same vault over the same connections, for a run with limits of its own."""
         with self._transport.following(throttle):
-            yield RemoteVault(self._transport, Limits.of(throttle, name))
+            vault = RemoteVault(self._transport, Limits.of(throttle, name))
+            changed = asyncio.Event()
+            throttle.on_change(changed.set)
+            telling = asyncio.create_task(vault._tell_pace(changed))
+            try:
+                yield vault
+            finally:
+                telling.cancel()
+                await asyncio.wait({telling})
+
+    async def _tell_pace(self, changed: asyncio.Event) -> None:
+        """Whatever was sent after a change would have been on the wire, read or not."""
+        while True:
+            await changed.wait()
+            changed.clear()
+            query: Query = {"pace": pace_of(self.limits.throttle.rate("down"))}
+            for session in list(self._fetching):
+                beat = _post(f"/sessions/{session}/heartbeat", query, control=True)
+                with suppress(TransferError):  # the next fetch says it again
+                    await self._transport.once(beat, self.limits)
 
     @property
     def connections(self) -> int:
@@ -176,7 +200,8 @@ class RemoteVault:
             for at in range(0, len(left), MAX_FRAMES):
                 await self._fetch_some(session, left[at : at + MAX_FRAMES], found)
 
-        await self._transport.repeated(once)
+        with self._counted(session):
+            await self._transport.repeated(once)
         return [found.get(reference) for reference in asked]
 
     async def _fetch_some(
@@ -184,8 +209,8 @@ class RemoteVault:
     ) -> None:
         body = messages.encode_asked(asked)
         query: dict[str, str | int] = {"session": session, "order": "any"}
-        if pace := self._transport.pace(self.limits):
-            query["pace"] = pace
+        if (rate := self.limits.throttle.rate("down")) is not None:
+            query["pace"] = pace_of(rate)
         request = _post("/fetch", query, body)._replace(carries="down")
         expected = set(asked)
         async with self._transport.answer(request, self.limits) as response:
@@ -194,6 +219,15 @@ class RemoteVault:
                     raise FormatError(f"the vault sent {header.reference}, which nobody asked for")
                 expected.discard(header.reference)
                 found[header.reference] = raw
+
+    @contextmanager
+    def _counted(self, session: int) -> Iterator[None]:
+        self._fetching[session] += 1
+        try:
+            yield
+        finally:
+            self._fetching[session] -= 1
+            self._fetching += Counter()  # without those that have none
 
     async def commit(self, session: int, point: bytes) -> StoredPoint:
         request = _post("/points", {"session": session}, point, control=True)

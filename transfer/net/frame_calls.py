@@ -1,7 +1,6 @@
 """Calls about frames: which are there, bring some, give some back, some are damaged."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator
 
 from aiohttp import web
 
@@ -9,17 +8,15 @@ from transfer.formats import messages
 from transfer.formats.frame import MAX_FRAME
 from transfer.formats.messages import FRAMES, OCTETS
 from transfer.formats.reference import ID_SIZE, REFERENCE_SIZE, Reference
-from transfer.net import bodies, pacing
+from transfer.net import bodies
 from transfer.net.admission import Caller
 from transfer.net.problems import CallRefused
 from transfer.net.service import Service, as_json, begin, empty, write
-from transfer.throttle.flow import Flow
-from transfer.throttle.throttle import Throttle
+from transfer.policy.token_bucket import MAX_RATE
 from transfer.vault.base import MAX_FRAMES
 
 _GROUP = 2 * 2**20  # bytes of frames that are read ahead of what is being sent
 _MAX_GROUP = 256  # frames
-_KERNEL_PACES = 4 * 2**20  # bytes a second, from which it does so smoothly
 
 
 async def have(service: Service, request: web.Request, caller: Caller) -> web.StreamResponse:
@@ -47,36 +44,20 @@ async def store(service: Service, request: web.Request, caller: Caller) -> web.S
 async def fetch(service: Service, request: web.Request, caller: Caller) -> web.StreamResponse:
     session = await service.session_of(request, caller)
     bodies.choice(request, "order", ("any", "asked"))  # either way frames come as asked
-    pace = bodies.number(request, "pace", 1) if "pace" in request.query else None
+    pace = bodies.optional_number(request, "pace", None, MAX_RATE)
     raw = await bodies.whole(request, MAX_FRAMES * REFERENCE_SIZE)
     asked = list(dict.fromkeys(messages.decode_asked(raw, MAX_FRAMES)))
     async with service.sending.lease(caller.machine, MAX_FRAME):
         # The first group before the first byte: what is wrong can still be told.
         groups = _groups(service, caller, session, asked)
         first = await anext(groups)
-        with _sending_at(request, pace) as flow:
+        with service.paces.flow(session, pace) as flow:
             response = await begin(request, FRAMES)
             await write(response, first, flow)
             async for group in groups:
                 await write(response, group, flow)
     await response.write_eof()
     return response
-
-
-@contextmanager
-def _sending_at(request: web.Request, rate: int | None) -> Iterator[Flow | None]:
-    """The client's limit begins here: what is sent faster would wait in buffers on its way.
-
-    The kernel paces whole packets, which may hold a quarter of a second of a slow rate.
-    """
-    by_kernel = rate is None or rate >= _KERNEL_PACES
-    if request.transport is not None:
-        pacing.pace(request.transport.get_extra_info("socket"), rate if by_kernel else None)
-    if rate is None or by_kernel:
-        yield None
-        return
-    with closing(Throttle(rate)) as throttle:
-        yield throttle.flow("up")
 
 
 async def _groups(

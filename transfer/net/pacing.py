@@ -13,20 +13,26 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from weakref import WeakSet
 
+from transfer.policy.token_bucket import MAX_RATE
+from transfer.throttle.flow import Flow
+
 # Of linux/socket.h and linux/tcp.h; Python has no names for them.
 _SO_MAX_PACING_RATE = 47
 _TCP_NOTSENT_LOWAT = 25
-_UNLIMITED = 2**32 - 1
+_UNLIMITED, _ANY = 2**32 - 1, 2**31 - 1
 _RECORD, _RECORD_OVERHEAD = 16 * 1024, 22  # TLS 1.3: header 5, content type 1, tag 16
-_SLOW, _QUICK = 2**20, 16 * 2**20  # bytes a second
-_ENOUGH = 64 * 2**20  # what one connection does
-_MORE, _MUCH_MORE = 1.05, 1.08
-_HEADROOM = 1.1  # of the kernel's pace over a connection's share: it must not be the limit
-_AHEAD = 0.05  # seconds of a connection's share that may wait in the kernel
+_SLOW = 2**20  # bytes a second
+_MORE = 1.003
+_HEADROOM = 1.06  # of the kernel's pace over a connection's share: it must not be the limit
+_AHEAD = 0.05  # seconds of a connection's share that may wait in the kernel unsent
 _BUFFERED, _MOST_AHEAD = 0.005, 64 * 1024  # seconds of the rate, and bytes
-_LEAST_UNSENT, _MOST_UNSENT, _MOST_SENT = 4096, 128 * 1024, 512 * 1024
+_LEAST_UNSENT, _MOST_UNSENT = 4096, 512 * 1024
+_ROUND_TRIP = 0.25  # seconds: a buffer holds what is under way for so long, else it were the limit
+_LEAST_SENT = 16 * 1024
 # A window below a segment or two, which on loopback has 64 KiB, is opened in steps of timers.
-_LEAST_RECEIVED, _MOST_RECEIVED = 64 * 1024, 6 * 2**20
+_LEAST_RECEIVED = 64 * 1024
+# Linux lets nobody set more unless its administrator does, and grows what nobody has set to more.
+_TUNED, _MOST = 208 * 1024, 6 * 2**20
 
 
 def read_ahead(rate: int | None) -> int:
@@ -41,6 +47,12 @@ def on_wire(size: int) -> int:
     return size + _RECORD_OVERHEAD * -(-size // _RECORD)
 
 
+def slice_of(flow: Flow) -> int:
+    """The most bytes to give to TLS at once: on the wire they are one quantum of *flow*."""
+    records = -(-flow.quantum // (_RECORD + _RECORD_OVERHEAD))
+    return flow.quantum - records * _RECORD_OVERHEAD
+
+
 def pace(sender: socket.socket, rate: int | None) -> None:
     """The kernel spreads what *sender* sends, at *rate* bytes a second; None is as fast as it can.
 
@@ -51,27 +63,13 @@ def pace(sender: socket.socket, rate: int | None) -> None:
         sender.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, value.to_bytes(4, "little"))
 
 
-def receivers(rate: int | None, connections: int) -> int:
-    """How many answers are read at once at *rate* bytes a second.
+def pace_of(rate: int | None) -> int:
+    """What the vault is asked for by a client that takes *rate* bytes a second.
 
-    What an answer brings before its reader slows it down waits in buffers, a few hundred KiB of
-    it, and comes on top of the limit. So there is one; where that is little there are two, of
-    which one goes on while the next begins, and more where two connections would not do.
+    A little more: the client's limit shall be the one that holds, and what it lost waiting for the
+    vault is made up for.
     """
-    if rate is None:
-        return connections
-    return 1 if rate < _QUICK else min(connections + 1, max(2, -(-rate // _ENOUGH)))
-
-
-def pace_of_each(rate: int, number: int) -> int:
-    """For the sender of one of *number* answers, in bytes a second: each two bring all of *rate*.
-
-    A little more than its share makes up for the time between two answers. Where a second brings
-    less than the buffers on the way hold, all of them would be filled with that little.
-    """
-    if rate < _SLOW:
-        return rate
-    return int(rate * (_MORE if rate < _QUICK else _MUCH_MORE) / max(1, number / 2))
+    return MAX_RATE if rate is None else min(MAX_RATE, int(rate * _MORE))
 
 
 class Turns:
@@ -111,7 +109,9 @@ class Sockets:
         self._made: WeakSet[socket.socket] = WeakSet()
         self._up: int | None = None
         self._down: int | None = None
-        self._was_limited = False
+        self._bounded: dict[int, WeakSet[socket.socket]] = {
+            socket.SO_SNDBUF: WeakSet(), socket.SO_RCVBUF: WeakSet(),
+        }  # fmt: skip
 
     def add(self, made: socket.socket) -> None:
         """Before it connects: only then the receive window can be bounded."""
@@ -122,27 +122,31 @@ class Sockets:
         """New limits, in bytes a second; those of receiving are for connections to come."""
         if (up, down) == (self._up, self._down):
             return
-        self._was_limited = self._up is not None
         self._up, self._down = up, down
         for each in list(self._made):
             self._shape(each)
 
     def _shape(self, each: socket.socket) -> None:
+        unsent = _ANY
+        if self._up is not None:
+            ahead = self._up / self._connections * _AHEAD
+            unsent = int(min(max(ahead, _LEAST_UNSENT), _MOST_UNSENT))
         with suppress(OSError):
-            if self._up is not None:
-                ahead = self._up / self._connections * _AHEAD
-                unsent = int(min(max(ahead, _LEAST_UNSENT), _MOST_UNSENT))
-                each.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, unsent)
-                buffer = min(4 * unsent, _MOST_SENT)
-                each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
-            elif self._was_limited:
-                # The system's own growing of it is off for good, for connections that are there.
-                each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST_RECEIVED)
-            if self._down is not None:
-                ahead = self._down / self._connections * _AHEAD
-                buffer = int(min(max(ahead, _LEAST_RECEIVED), _MOST_RECEIVED))
-                each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+            each.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, unsent)
+            self._bound(each, socket.SO_SNDBUF, self._up, _LEAST_SENT)
+            self._bound(each, socket.SO_RCVBUF, self._down, _LEAST_RECEIVED)
         # Of a slow rate the limiter's grants are smooth by themselves, and the kernel would hold a
         # packet back for as long as the rate was when it came: after a pause, for ever.
         slow = self._up is None or self._up < _SLOW
         pace(each, None if slow else int((self._up or 0) * _HEADROOM))
+
+    def _bound(self, each: socket.socket, buffer: int, rate: int | None, least: int) -> None:
+        size = _MOST
+        if rate is not None:
+            size = max(int(rate / self._connections * _ROUND_TRIP), least)
+        if size < _TUNED:
+            self._bounded[buffer].add(each)
+        elif each not in self._bounded[buffer]:
+            return
+        # Once it was set, the system no longer grows it.
+        each.setsockopt(socket.SOL_SOCKET, buffer, min(size, _MOST))

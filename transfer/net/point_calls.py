@@ -15,6 +15,7 @@ from transfer.formats.point import MAX_POINT
 from transfer.net import bodies
 from transfer.net.admission import Caller
 from transfer.net.service import Commit, Service, as_json, begin, empty, write
+from transfer.policy.token_bucket import MAX_RATE
 from transfer.vault.base import StoredPoint
 
 PATIENT = 5.0  # seconds that a commit may take before its caller is told to ask again
@@ -34,7 +35,11 @@ async def open_session(
 
 
 async def heartbeat(service: Service, request: web.Request, caller: Caller) -> web.StreamResponse:
+    """With the pace of answers that are under way, if that has changed."""
     session = await service.session_of(request, caller)
+    pace = bodies.optional_number(request, "pace", None, MAX_RATE)
+    if pace is not None:
+        service.paces.change(session, pace)
     async with service.turn(caller):
         await service.vault.heartbeat(session)
     return empty()

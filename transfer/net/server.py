@@ -17,6 +17,7 @@ from aiohttp import web
 from transfer.errors import NotAuthorised, TransferError
 from transfer.net import tls
 from transfer.net.admission import Admission, address_of
+from transfer.net.answer_paces import AnswerPaces
 from transfer.net.buffers import ReceiveBuffers
 from transfer.net.connections import DEFAULTS, Connections, Limits
 from transfer.net.metrics import CONTENT_TYPE, Metrics
@@ -55,7 +56,8 @@ class VaultServer:
         buffers = ReceiveBuffers(settings.receive, settings.share)
         sending = ReceiveBuffers(settings.send, settings.send // 4)
         self._service = Service(
-            vault, registry, authority, admission or Admission(registry), buffers, sending, clock,
+            vault, registry, authority, admission or Admission(registry), buffers, sending,
+            AnswerPaces(), clock,
             self.refresh,
         )  # fmt: skip
         self._metrics, self._ready = Metrics(), False

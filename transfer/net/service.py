@@ -19,9 +19,10 @@ from transfer.formats.messages import JSON
 from transfer.formats.reference import Reference
 from transfer.net import bodies
 from transfer.net.admission import Admission, Caller
+from transfer.net.answer_paces import AnswerPaces
 from transfer.net.buffers import ReceiveBuffers
 from transfer.net.call_rates import CallRate
-from transfer.net.pacing import on_wire
+from transfer.net.pacing import on_wire, slice_of
 from transfer.net.problems import CallRefused
 from transfer.throttle.flow import Flow
 from transfer.vault.authority import Authority
@@ -75,6 +76,7 @@ class Service:
     buffers: ReceiveBuffers
     sending: ReceiveBuffers
     """For answers: who reads slowly keeps nobody from sending."""
+    paces: AnswerPaces
     clock: Callable[[], int]
     refresh: Callable[[], Awaitable[None]]
     """After a certificate was issued: the CA that signed it may be a new one."""
@@ -184,10 +186,11 @@ async def begin(request: web.Request, content_type: str) -> web.StreamResponse:
 
 async def write(response: web.StreamResponse, raw: bytes, flow: Flow | None = None) -> None:
     """In slices, each once *flow* grants it."""
-    view, size = memoryview(raw), _SLICE if flow is None else flow.quantum
-    for at in range(0, len(view), size):
-        piece = view[at : at + size]
+    view = memoryview(raw)
+    while view:
+        piece = view[: _SLICE if flow is None else slice_of(flow)]
         if flow is not None:
             await flow.take(on_wire(len(piece)))
         await response.write(piece)
-    response[WRITTEN] = response.get(WRITTEN, 0) + len(view)
+        view = view[len(piece) :]
+    response[WRITTEN] = response.get(WRITTEN, 0) + len(raw)

@@ -28,7 +28,7 @@ from transfer.errors import (
 from transfer.formats.messages import MAX_CONTROL, MAX_PROBLEM, OCTETS
 from transfer.formats.reference import Buffer
 from transfer.net import problems
-from transfer.net.pacing import Sockets, Turns, on_wire, pace_of_each, read_ahead, receivers
+from transfer.net.pacing import Sockets, Turns, on_wire, read_ahead, slice_of
 from transfer.policy import backoff
 from transfer.throttle.dispatch import DIRECTIONS, ClassName, Direction
 from transfer.throttle.flow import Flow
@@ -98,7 +98,6 @@ class Transport:
         self.connections = connections or DEFAULT_CONNECTIONS
         self._sockets = Sockets(self.connections)
         self._throttles: list[Throttle] = []
-        self._receiving = Turns(self._receivers)
         # One more than send at a time: while one waits for its answer, which comes from a disk,
         # the next sends.
         self._bulk = self._session(self.connections + 1)
@@ -139,7 +138,6 @@ class Transport:
 
     def _follow(self) -> None:
         self._sockets.follow(*(self._rate(each) for each in DIRECTIONS))
-        self._receiving.look()
 
     def _rate(self, direction: Direction) -> int | None:
         """Of all runs together: one without a limit must not be held back by another's."""
@@ -177,14 +175,6 @@ class Transport:
         async with self.answer(request, limits) as response:
             return await _read(response, request.limit, limits.down, request.control)
 
-    def _receivers(self) -> int:
-        return receivers(self._rate("down"), self.connections)
-
-    def pace(self, limits: Limits) -> int | None:
-        """Bytes a second at which the vault is asked to send one answer."""
-        rate = limits.throttle.rate("down")
-        return pace_of_each(rate, self._receivers()) if rate else None
-
     async def _sent(
         self, request: Request, up: Flow, turn: AsyncExitStack
     ) -> AsyncIterator[Buffer]:
@@ -217,7 +207,6 @@ class Transport:
                 await stack.enter_async_context(limits.throttle.admitted(request.carries))
             ahead = read_ahead(None)
             if request.carries == "down":
-                await stack.enter_async_context(self._receiving.one())
                 ahead = read_ahead(limits.throttle.rate("down"))
             limits.up.charge(on_wire(_HEAD))
             stack.push_async_callback(turn.aclose)
@@ -251,7 +240,7 @@ async def _granted(body: Buffer, up: Flow) -> AsyncIterator[memoryview]:
     """The body in the pieces that the limiter grants, each right before it is written."""
     view = memoryview(body)
     while view:
-        piece = view[: up.quantum]
+        piece = view[: slice_of(up)]
         await _unless_stalled(up, up.take(on_wire(len(piece))))
         yield piece
         view = view[len(piece) :]

@@ -50,6 +50,17 @@ class Flow:
         return self._waited / SECOND
 
     @property
+    def weight(self) -> int:
+        """Its part of what the class has, beside those of other flows; from the next grant on."""
+        return self._queue.weight
+
+    @weight.setter
+    def weight(self, weight: int) -> None:
+        if weight < 1:
+            raise ValueError(f"need a weight of at least 1, got {weight}")
+        self._queue.weight = weight
+
+    @property
     def limited(self) -> bool:
         """Whether anything but the network limits this flow now."""
         return bool(self._share.bounds)
