@@ -54,6 +54,38 @@ async def test_without_a_limit_nobody_waits_and_nothing_is_armed(time):
     assert (flow.quantum, flow.limited, flow.waited, time.alarms) == (MAX_QUANTUM, False, 0, [])
 
 
+@pytest.mark.parametrize(
+    ("rate", "piece", "most"),
+    [(RATE, 1024, 250), (125 * 10**6, 2**15, 110), (10**9, 2**17, 490)],
+)
+async def test_small_grants_are_made_together_and_nothing_is_lost(time, rate, piece, most):
+    """A wake-up costs more than some grants: there are few where the bucket is large enough."""
+    throttle = time.throttle(up=rate)
+    count = rate // piece // 64
+
+    async def small(flow):
+        for _ in range(count):
+            await flow.take(piece)
+
+    await time.run(*(small(throttle.flow("up")) for _ in range(64)))
+    assert elapsed(time) == pytest.approx(64 * count * piece / rate, abs=0.02)
+    assert len(time.fired) < 1.02 * most
+
+
+async def test_what_waits_together_goes_at_once_when_the_rate_changes(time):
+    throttle = time.throttle(up=RATE)
+    flow = throttle.flow("up")
+
+    async def change():
+        await time.sleep(1.0005)
+        throttle.set("up", 100 * RATE)
+        changed = time.now
+        await flow.take(1000)
+        assert time.now - changed < MILLISECOND
+
+    await time.run(hungry(throttle.flow("up"), RATE), change())
+
+
 async def test_directions_do_not_wait_for_each_other(time):
     throttle = time.throttle(up=RATE, down=4 * RATE)
     down = throttle.flow("down")

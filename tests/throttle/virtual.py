@@ -13,6 +13,7 @@ class VirtualTime:
 
     def __init__(self):
         self.now, self.utc_offset, self.alarms, self._sleepers = SECOND, MONDAY, [], []
+        self.fired = []  # when any timer did
 
     def clock(self):
         return self.now
@@ -43,6 +44,7 @@ class VirtualTime:
             if armed and not all(task.done() for task in tasks):
                 first = min(armed, key=lambda alarm: alarm.at)
                 self.now = max(self.now, first.at)
+                self.fired.append(self.now)
                 first.fire()
         return await asyncio.gather(*tasks)
 

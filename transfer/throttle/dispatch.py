@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Literal, cast
 
 from transfer.policy.fair_queue import Ask, Branch, Bucket, Class, FairQueue, Flow
-from transfer.policy.token_bucket import TokenBucket
+from transfer.policy.token_bucket import MAX_QUANTUM, SECOND, TokenBucket
 from transfer.throttle.rules import POOLS, Pool, Rates
 from transfer.throttle.shared import LOOK, SharedLimits
 from transfer.throttle.timer import Timer, Timers
@@ -19,6 +19,7 @@ Direction = Literal["up", "down"]
 ClassName = Literal["restore", "backup", "seed"]
 DIRECTIONS: tuple[Direction, ...] = ("up", "down")
 WEIGHTS: Mapping[ClassName, int] = MappingProxyType({"restore": 4, "backup": 2, "seed": 1})
+_TOGETHER = 10_000_000  # ns after the timer's last call: a wake-up costs more than some grants
 _RETRY = 200_000  # ns until the shared file, in another process's hands, is tried again
 UNLIMITED: Rates = (None, None, None)
 
@@ -37,6 +38,7 @@ class Dispatch:
         self._clock, self._timers, self._look = clock, timers, look
         self._shared, self._timer = shared, cast("Timer | None", None)
         self._next_look = cast("int | None", None)
+        self._fired_at, self._together = 0, 0
         total = Branch()
         self._shares: dict[Pool, Branch] = {
             "up": Branch(total), "down": Branch(total), "total": total,
@@ -92,6 +94,7 @@ class Dispatch:
 
     def look(self) -> None:
         """At what is in force now, whatever was known of it before."""
+        self._fired_at = 0  # what has changed shall show at once
         self._next_look = self._look(self._clock())
         self.serve()
 
@@ -145,7 +148,9 @@ class Dispatch:
         for ask in done:
             if not (waiter := self._waiters[ask]).done():
                 waiter.set_result(None)
-        return at
+        if at is None or (self._shared is not None and not self._shared.alone):
+            return at  # among processes whose turn it is would be lost in the wait
+        return max(at, self._fired_at + self._together)
 
     def _arm(self, at: int | None) -> None:
         if at is None:
@@ -160,7 +165,8 @@ class Dispatch:
         self._timer.arm(at)
 
     def _fired(self) -> None:
-        if self._next_look is not None and self._clock() >= self._next_look:
+        now = self._fired_at = self._clock()
+        if self._next_look is not None and now >= self._next_look:
             self.look()
         else:
             self.serve()
@@ -181,6 +187,16 @@ class Dispatch:
         self._bound()
 
     def _bound(self) -> None:
+        self._together = _TOGETHER
         for pool, share in self._shares.items():
             both = (self._own.get(pool), self._machine.get(pool))
             share.buckets = [bucket for bucket in both if bucket is not None]
+            self._together = min((self._together, *map(_bearable, share.buckets)))
+
+
+def _bearable(bucket: Bucket) -> int:
+    """The ns for which grants may wait for each other: far below those in which it runs over."""
+    if not bucket.rate:
+        return _TOGETHER
+    part = 2 if bucket.quantum == MAX_QUANTUM else 5  # a fifth is a quantum, where that is smaller
+    return bucket.burst * SECOND // bucket.rate // part

@@ -60,6 +60,8 @@ class SharedLimits:
         self._wishes: Rates = (None, None, None)
         self.rates: Rates = (None, None, None)
         """What is in force, since the file was last held."""
+        self.alone = True
+        """Whether no other process looked lately, then."""
         self._id, self._slot = secrets.randbits(62) + 1, -1
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -138,6 +140,7 @@ class SharedLimits:
         for index, wish in enumerate(self._wishes):
             self.cells[at + _FIRST + 4 * index + _WISH] = _NONE if wish is None else wish
         living = self.living(now)
+        self.alone = len(living) == 1
         rates = []
         for index, bucket in enumerate(self.buckets.values()):
             wishes = [self.cells[each + _FIRST + 4 * index + _WISH] for each in living]
