@@ -56,7 +56,7 @@ async def test_without_a_limit_nobody_waits_and_nothing_is_armed(time):
 
 @pytest.mark.parametrize(
     ("rate", "piece", "most"),
-    [(RATE, 1024, 250), (125 * 10**6, 2**15, 110), (10**9, 2**17, 490)],
+    [(RATE, 1024, 250), (125 * 10**6, 2**15, 150), (10**9, 2**17, 720)],
 )
 async def test_small_grants_are_made_together_and_nothing_is_lost(time, rate, piece, most):
     """A wake-up costs more than some grants: there are few where the bucket is large enough."""

@@ -215,7 +215,7 @@ class FairQueue:
             return False
         bounds = flow.share.bounds
         for bucket in bounds:
-            if size > bucket.step or bucket.ready_at(size, now) != now:
+            if size > bucket.step or bucket.level(now) < size:
                 return False
         for bucket in bounds:
             bucket.take(size, now)

@@ -90,7 +90,8 @@ class TokenBucket:
         return max(now, self._updated) if missing <= 0 else self._updated - (-missing // self.rate)
 
     def take(self, amount: int, now: int, hold: Hold | None = None) -> None:
-        self.settle(now)
+        if now > self._updated:
+            self.settle(now)
         self._note()
         self._level -= amount * SECOND
         if hold is not None:
@@ -109,15 +110,15 @@ class TokenBucket:
 
     def _note(self) -> None:
         """The room before it grows."""
-        room = self._full - self._level
-        while self._rooms and self._rooms[-1] >= room:
-            self._rooms.pop()
-            self._marks.pop()
-        if len(self._rooms) >= _ROOMS:
-            room = self._rooms.pop()  # said to be less than it was: on the safe side
-            self._marks.pop()
-        self._rooms.append(room)
-        self._marks.append(self._mark)
+        room, rooms, marks = self._full - self._level, self._rooms, self._marks
+        while rooms and rooms[-1] >= room:
+            rooms.pop()
+            marks.pop()
+        if len(rooms) >= _ROOMS:
+            room = rooms.pop()  # said to be less than it was: on the safe side
+            marks.pop()
+        rooms.append(room)
+        marks.append(self._mark)
         self._mark += 1
 
     def _least_room(self, mark: int) -> int:

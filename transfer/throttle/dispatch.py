@@ -57,11 +57,13 @@ class Dispatch:
         """Called after each change of the machine's limits in force."""
         self._bound()
 
+    def at_once(self, flow: Flow, amount: int) -> bool:
+        """Whether *amount* bytes are granted without a wait, and without a task's switch."""
+        return self._shared is None and self._queue.take(flow, amount, self._clock())
+
     async def granted(self, flow: Flow, amount: int, came: bool) -> int:
         """The ns that *amount* bytes had to wait; *came*: they came in already, and are owed."""
         began = self._clock()
-        if self._shared is None and self._queue.take(flow, amount, began):
-            return 0
         ask = self._queue.ask(flow, amount, began)
         self._waiters[ask] = waiter = asyncio.get_running_loop().create_future()
         if self._queue.leads(ask):
@@ -198,5 +200,5 @@ def _bearable(bucket: Bucket) -> int:
     """The ns for which grants may wait for each other: far below those in which it runs over."""
     if not bucket.rate:
         return _TOGETHER
-    part = 2 if bucket.quantum == MAX_QUANTUM else 5  # a fifth is a quantum, where that is smaller
+    part = 3 if bucket.quantum == MAX_QUANTUM else 5  # a fifth is a quantum, where that is smaller
     return bucket.burst * SECOND // bucket.rate // part

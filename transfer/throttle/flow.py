@@ -75,12 +75,12 @@ class Flow:
 
         A large amount waits until it has all of itself, to be used at once: slice by `quantum`.
         """
-        if self._share.bounds and amount > 0:
+        if self._share.bounds and amount > 0 and not self._at_once(amount):
             self._count(amount, await self._dispatch.granted(self._queue, amount, came=False))
 
     async def spent(self, amount: int) -> None:
         """*amount* bytes came in; return when they are paid. Cancelled, they stay spent."""
-        if self._share.bounds and amount > 0:
+        if self._share.bounds and amount > 0 and not self._at_once(amount):
             self._count(amount, await self._dispatch.granted(self._queue, amount, came=True))
 
     def charge(self, amount: int) -> None:
@@ -88,6 +88,13 @@ class Flow:
         if self._share.bounds and amount > 0:
             self._dispatch.charged(self._queue, amount)
             self._count(amount, 0)
+
+    def _at_once(self, amount: int) -> bool:
+        """Most grants of a limit that is not reached need no switch of tasks."""
+        granted = self._dispatch.at_once(self._queue, amount)
+        if granted:
+            self._count(amount, 0)
+        return granted
 
     def _count(self, amount: int, waited: int) -> None:
         self._waited += waited
