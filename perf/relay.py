@@ -29,7 +29,7 @@ class Counted(NamedTuple):
 class Relay:
     """The process, between the block's clients at `port` and the vault at the *port* it is given.
 
-    `counted` is there after the block.
+    `counted` is there once it was stopped.
     """
 
     def __init__(self, port: int) -> None:
@@ -45,9 +45,14 @@ class Relay:
         return self
 
     def __exit__(self, *_: object) -> None:
-        out, _error = self._process.communicate("")
-        found = json.loads(out)
-        self.counted = Counted(*(Counter(dict(found[name])) for name in ("up", "down")))
+        self.stop()
+
+    def stop(self) -> None:
+        """Close all connections, and see what was counted. Twice is once."""
+        if self._process.poll() is None:
+            out, _ = self._process.communicate("")
+            found = json.loads(out)
+            self.counted = Counted(*(Counter(dict(found[name])) for name in ("up", "down")))
 
 
 async def _serve(port: int) -> None:

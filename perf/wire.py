@@ -30,7 +30,7 @@ from transfer.policy.rates import parse_rate
 
 WIDE = 0.05  # seconds of a bin in the figures
 _FINE = round(WIDE / BIN)
-_PASSPHRASE = "a passphrase for nothing but figures"
+PASSPHRASE = "a passphrase for nothing but figures"
 _COMMAND = [sys.executable, "-m", "transfer", "vault"]
 _RATES, _CONNECTIONS = ("512kbit", "5M", "50M"), (1, 16)
 
@@ -70,10 +70,10 @@ async def measure(
 ) -> list[tuple[str, Shape]]:
     (source := top / "source").write_bytes(os.urandom(int(rate * seconds)))
     times = []
-    with _served(top) as port, Relay(port) as relay:
-        await _registered(top, relay.port)
+    with served(top) as port, Relay(port) as relay:
+        await registered(top, relay.port)
         async with transfer.connect(
-            state=top / "state", passphrase=_PASSPHRASE, connections=connections
+            state=top / "state", passphrase=PASSPHRASE, connections=connections
         ) as client:
             times.append(time.monotonic())
             async with client.backup("item", [source], up=rate) as up:
@@ -90,11 +90,13 @@ async def measure(
 
 
 @contextmanager
-def _served(top: Path) -> Iterator[int]:
-    """The port of a server in a process of its own: it shall not wait for the relay's loop."""
+def served(top: Path) -> Iterator[int]:
+    """The port of a server in a process of its own, whose log of requests is *top*/log."""
     _vault("init", top / "vault")
-    command = [*_COMMAND, "serve", str(top / "vault"), "--listen", "127.0.0.1:0"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    listen = ("--listen", "127.0.0.1:0", "--log-requests")
+    command = [*_COMMAND, "serve", str(top / "vault"), *listen]
+    with (top / "log").open("w") as log:
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         assert server.stdout is not None
         yield int(server.stdout.readline().rpartition(":")[2])
@@ -107,11 +109,11 @@ def _vault(*words: object) -> None:
     subprocess.run([*_COMMAND, *map(str, words), "--quiet"], check=True)
 
 
-async def _registered(top: Path, port: int) -> None:
+async def registered(top: Path, port: int) -> None:
     url = f"https://127.0.0.1:{port}"
     _vault("credentials", top / "vault", "--out", top / "credential", "--url", url)
     made = credential.decode((top / "credential").read_bytes())
-    await register(top / "state", made, Secret(lambda _: _PASSPHRASE), "bench")
+    await register(top / "state", made, Secret(lambda _: PASSPHRASE), "bench")
 
 
 def main(argv: list[str] | None = None) -> int:

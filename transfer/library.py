@@ -16,7 +16,6 @@ import inspect
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import (
-    AbstractAsyncContextManager,
     AsyncExitStack,
     asynccontextmanager,
     contextmanager,
@@ -33,9 +32,11 @@ from transfer.vault.waiting import to_the_end
 if TYPE_CHECKING:
     from transfer.jobs.agent import Agent
     from transfer.jobs.backup import BackupResult
+    from transfer.jobs.limits import RunLimits
     from transfer.jobs.opening import Secret
     from transfer.jobs.points import EntriesResult, PointsResult
     from transfer.jobs.restore import RestoreResult
+    from transfer.throttle.dispatch import ClassName
 
 T = TypeVar("T")
 Name = str | bytes | os.PathLike[str]
@@ -47,7 +48,7 @@ Job = Callable[["Agent", Numbers], Awaitable[T]]
 Compression = Literal["auto", "fast", "better", "off"]
 Overwrite = Literal["never", "changed", "always"]
 Owner = Literal["number", "name", "none"]
-MOST = 64  # workers or connections
+MOST = 64  # workers, connections or weight
 _EVERY = 0.5  # seconds between two snapshots
 
 
@@ -170,7 +171,8 @@ class Client:
     The methods only describe a run; it begins when its block is entered. Runs may overlap, but for
     two backups of one item: the second fails with ItemBusy. A wrong argument raises UsageError at
     once. *workers* is a number of processes (0: threads of this one; None: one for each core).
-    *up* and *down* limit one run with a vault over the network.
+    *up* and *down* limit one run with a vault over the network; of the machine's limits it gets
+    its part by *weight*, beside other runs, and a restore twice as much as a backup.
     """
 
     def __init__(self, agent: "Agent") -> None:
@@ -182,7 +184,7 @@ class Client:
         self, item: str, paths: Iterable[Name] | Name, *, exclude: Iterable[Name] | Name = (),
         exclude_caches: bool = False, one_file_system: bool = False, block_size: int = 2**20,
         compression: Compression = "auto", full: bool = False, dry_run: bool = False,
-        workers: int | None = None, up: Rate = None,
+        workers: int | None = None, up: Rate = None, weight: int | None = None,
     ) -> "Run[BackupResult]":  # fmt: skip
         """Make a recovery point of *paths*: directories, or files and block devices as images."""
         from transfer.jobs import backup as job
@@ -194,14 +196,15 @@ class Client:
             _number("workers", workers, 0),
         )  # fmt: skip
         return self._run(
-            f"backup of {item}", lambda agent, numbers: job.backup(agent, options, numbers), up=up
-        )
+            f"backup of {item}", lambda agent, numbers: job.backup(agent, options, numbers),
+            _limits("backup", up=up, weight=weight),
+        )  # fmt: skip
 
     def restore(
         self, item: str, to: Name, *, paths: Iterable[Name] | Name | None = None,
         include: Iterable[Name] | Name = (), overwrite: Overwrite = "never",
         owner: Owner = "number", dry_run: bool = False, workers: int | None = None,
-        down: Rate = None,
+        down: Rate = None, weight: int | None = None,
     ) -> "Run[RestoreResult]":  # fmt: skip
         """Give [MACHINE/]ITEM[@POINT] back below *to*, or only *paths*, as `entries` names them.
 
@@ -217,12 +220,13 @@ class Client:
         )  # fmt: skip
         return self._run(
             f"restore of {item}", lambda agent, numbers: job.restore(agent, options, numbers),
-            down=down,
+            _limits("restore", down=down, weight=weight),
         )  # fmt: skip
 
     def verify(
-        self, item: str, *, sample: float = 1.0, workers: int | None = None, down: Rate = None
-    ) -> "Run[RestoreResult]":
+        self, item: str, *, sample: float = 1.0, workers: int | None = None, down: Rate = None,
+        weight: int | None = None,
+    ) -> "Run[RestoreResult]":  # fmt: skip
         """Open all nodes of [MACHINE/]ITEM[@POINT] and that share of its blocks; write nothing.
 
         Damage is no error: the result's `damaged` names it.
@@ -235,7 +239,7 @@ class Client:
         return self._run(
             f"verification of {item}",
             lambda agent, numbers: job.verify(agent, item, numbers, number, sample),
-            down=down,
+            _limits("restore", down=down, weight=weight),
         )  # fmt: skip
 
     async def points(self, item: str | None = None) -> "PointsResult":
@@ -252,15 +256,17 @@ class Client:
         return await self._ask("entries", lambda agent, _: job.list_entries(agent, item, name))
 
     async def _ask(self, name: str, job: "Job[T]") -> T:
-        async with self._run(name, job) as run:
+        async with self._run(name, job, _limits("backup")) as run:
             return await run.result()
 
-    def _run(self, name: str, job: "Job[T]", up: Rate = None, down: Rate = None) -> Run[T]:
+    def _run(self, name: str, job: "Job[T]", limits: "RunLimits") -> Run[T]:
+        from transfer.jobs.limits import limited
+
         async def work(numbers: Numbers) -> T:
             if self._closed:
                 raise RuntimeError(f"{name}: the client's block was left")
             with _own_errors():
-                async with _limited(self._agent, up, down) as agent:
+                async with limited(self._agent, limits) as agent:
                     return await job(agent, numbers)
 
         return Run(name, work, self._running)
@@ -302,11 +308,12 @@ async def connect(
         yield client
 
 
-def _limited(agent: "Agent", up: Rate, down: Rate) -> "AbstractAsyncContextManager[Agent]":
-    """*agent* for one run, which begins now."""
-    from transfer.jobs.limits import limited
+def _limits(
+    name: "ClassName", up: Rate = None, down: Rate = None, weight: int | None = None
+) -> "RunLimits":
+    from transfer.jobs.limits import RunLimits
 
-    return limited(agent, _rate("up", up), _rate("down", down))
+    return RunLimits(_rate("up", up), _rate("down", down), _number("weight", weight, 1), name)
 
 
 def _rate(name: str, value: Rate) -> int | None:

@@ -233,7 +233,8 @@ def test_a_missing_file_of_globs(unharmed, tmp_path):
 @pytest.mark.parametrize(
     ("option", "value"),
     [("--up", "1T"), ("--down", "fast"), ("--up", "0"), ("--connections", "0"),
-     ("--connections", "many"), ("--workers", "-1"), ("--workers", "65"), ("--workers", "two")],
+     ("--connections", "many"), ("--workers", "-1"), ("--workers", "65"), ("--workers", "two"),
+     ("--weight", "0"), ("--weight", "65"), ("--weight", "1.5")],
 )  # fmt: skip
 def test_a_bad_value_names_its_option(unharmed, tmp_path, option, value):
     for words in (("backup", "home", tmp_path / "tree"), ("restore", "home", "--to", "x")):
@@ -256,7 +257,8 @@ def test_a_bad_share(unharmed, share):
 
 def test_a_limit_that_would_limit_nothing(unharmed, tmp_path):
     backup = ("backup", "home", tmp_path / "tree", "--dry-run")
-    for option, value in (("--up", "1M"), ("--down", "20Mbit"), ("--connections", "4")):
+    for option, value in (("--up", "1M"), ("--down", "20Mbit"), ("--connections", "4"),
+                          ("--weight", "2")):  # fmt: skip
         unharmed.refused(
             64, "usage-error", *backup, option, value, says=[option, tmp_path / "vault"]
         )

@@ -9,7 +9,7 @@ from tests.net.far import far_vault
 from transfer.crypto import wrap
 from transfer.jobs import backup as backup_job
 from transfer.jobs import restore as restore_job
-from transfer.jobs.limits import limited
+from transfer.jobs.limits import RunLimits, limited
 from transfer.jobs.progress import Progress
 
 
@@ -89,6 +89,6 @@ async def test_a_cache_that_is_damaged_costs_a_download(setup, tree, tmp_path, h
 async def test_a_limit_that_held_a_run_back_is_named(setup, tree):
     async with setup.open() as agent:
         options = backup_job.BackupOptions("item", [tree], workers=0)
-        async with limited(agent, 8 * 2**20, None) as run:
+        async with limited(agent, RunLimits(8 * 2**20)) as run:
             result = await backup_job.backup(run, options, Progress())
     assert result.limited_by == "up"

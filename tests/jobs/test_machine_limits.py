@@ -14,7 +14,7 @@ from tests.jobs.test_far_backup import exact, setup, tree
 from transfer.errors import FormatError, UsageError
 from transfer.jobs import backup as backup_job
 from transfer.jobs import control, machine_limits
-from transfer.jobs.limits import limited
+from transfer.jobs.limits import RunLimits, limited
 from transfer.jobs.machine_limits import Override, Overrides
 from transfer.jobs.progress import Progress
 from transfer.jobs.state import StateDirectory
@@ -116,7 +116,7 @@ async def test_a_state_directory_that_cannot_be_used_is_said(setup, tmp_path, na
     async with setup.open() as agent:
         (agent.state.path / name).symlink_to(agent.state.path)
         with pytest.raises(UsageError, match=rf"/{name}: ") as raised:
-            async with limited(agent, None, None):
+            async with limited(agent, RunLimits()):
                 raise AssertionError
         assert "--state" in raised.value.hint
 
@@ -143,7 +143,7 @@ async def test_a_change_reaches_a_backup_at_once(setup, tree, tmp_path):
     write(StateDirectory(tmp_path / "state"), up=Override(20_000))
     async with setup.open() as agent:
         options = backup_job.BackupOptions("item", [tree], workers=0)
-        async with limited(agent, None, None) as run:
+        async with limited(agent, RunLimits()) as run:
             backup = asyncio.ensure_future(backup_job.backup(run, options, Progress()))
             await asyncio.sleep(0.7)
             assert not backup.done()
@@ -165,7 +165,7 @@ async def test_a_pause_in_the_middle_costs_time_and_nothing_else(
     setup.reach = replace(setup.reach, patience=10.0)
     async with setup.open() as agent:
         options = backup_job.BackupOptions("item", [tree], workers=0)
-        async with limited(agent, 8 * MIB, None) as run:
+        async with limited(agent, RunLimits(8 * MIB)) as run:
             backup = asyncio.ensure_future(backup_job.backup(run, options, Progress()))
             await asyncio.sleep(0.6)
             write(agent.state, pause=Override(0))
@@ -187,5 +187,5 @@ async def test_a_machine_whose_timetable_is_wrong_begins_nothing(setup, tree, co
     config.write_text("[[rule]]\nspeed = 1\n")
     async with setup.open() as agent:
         with pytest.raises(UsageError, match=r"timetable\.toml"):
-            async with limited(agent, None, None):
+            async with limited(agent, RunLimits()):
                 raise AssertionError

@@ -10,6 +10,7 @@ from transfer.cli import values
 
 if TYPE_CHECKING:
     from transfer.jobs.agent import Agent
+    from transfer.throttle.dispatch import ClassName
 
 T = TypeVar("T")
 
@@ -38,14 +39,17 @@ def add_agent(parser: argparse.ArgumentParser) -> None:
         help="open the keyring with a printed recovery key")  # fmt: skip
 
 
-def add_transfer(parser: argparse.ArgumentParser) -> None:
+def add_transfer(parser: argparse.ArgumentParser, class_name: "ClassName" = "backup") -> None:
     """Options of all that moves data. The limits are for transfers over a network."""
+    parser.set_defaults(class_name=class_name)
     add = parser.add_argument
     add("--workers", type=values.workers, metavar="N",
         help="worker processes; 0 uses threads (default: one for each core)")  # fmt: skip
     add("--up", type=values.rate, metavar="RATE", help="limit what is sent to a vault over the "
         "network: K M G are bytes a second, kbit Mbit Gbit bits a second, or off")  # fmt: skip
     add("--down", type=values.rate, metavar="RATE", help="limit what comes from it, likewise")
+    add("--weight", type=values.weight, metavar="N", help="this run's part of the "
+        "machine's limits beside other runs (default: 1); restores have twice as much")  # fmt: skip
     add("--connections", type=values.connections, metavar="N",
         help="connections to a vault over the network, or auto (default)")  # fmt: skip
 
@@ -65,7 +69,7 @@ def run_agent(
 
 def _check_limits(args: argparse.Namespace) -> None:
     """A limit that limits nothing would be a lie."""
-    for name in ("up", "down", "connections"):
+    for name in ("up", "down", "weight", "connections"):
         if getattr(args, name, None) is not None:
             from transfer.jobs.agent import limits_nothing
 

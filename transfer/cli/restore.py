@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--owner", choices=("number", "name", "none"), default="number",
         help="set owners by number (default), by name, or leave them yours")  # fmt: skip
     add("--dry-run", action="store_true", help="write nothing")
-    options.add_transfer(parser)
+    options.add_transfer(parser, "restore")
     options.add_agent(parser)
 
 

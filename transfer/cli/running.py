@@ -10,11 +10,12 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import TypeVar
 
+from transfer.cli.output import printable
 from transfer.cli.passphrase import passphrase_from, recovery_key_from
 from transfer.errors import LockHeld, VaultUnavailable
 from transfer.jobs import control
 from transfer.jobs.agent import Agent
-from transfer.jobs.limits import limited
+from transfer.jobs.limits import RunLimits, limited
 from transfer.jobs.opening import Reach, Secret, default_state, open_agent
 from transfer.jobs.state import StateDirectory
 from transfer.net.transport import PATIENCE
@@ -41,21 +42,29 @@ def run(
     async def main() -> T:
         async with AsyncExitStack() as stack:
             agent = await _patiently(lambda: stack.enter_async_context(opening()), patience or 0.0)
-            up, down = getattr(args, "up", None), getattr(args, "down", None)
-            async with limited(agent, up, down) as run:
+            async with limited(agent, _limits(args)) as run:
                 _reload_on_hangup(state)
                 return await job(run)
 
     return run_async(main())
 
 
+def _limits(args: argparse.Namespace) -> RunLimits:
+    given = {name: getattr(args, name, None) for name in ("up", "down", "weight")}
+    return RunLimits(**given, name=getattr(args, "class_name", "backup"))
+
+
 def _reload_on_hangup(state: Path) -> None:
     """SIGHUP: the timetable was edited. All runs of this machine hear of it, this one included."""
     if sys.platform != "win32":
-        directory, loop = StateDirectory(state), asyncio.get_running_loop()
-        loop.add_signal_handler(
-            signal.SIGHUP, loop.run_in_executor, None, control.tell, directory, "reload"
-        )
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, loop.run_in_executor, None, _reload, state)
+
+
+def _reload(state: Path) -> None:
+    told = control.tell(StateDirectory(state), "reload")
+    for error in sorted({each["error"] for each in told.values() if "error" in each}):
+        print(f"warning: the limits stay as they are: {printable(error)}", file=sys.stderr)
 
 
 async def _patiently(enter: Callable[[], Awaitable[Agent]], patience: float) -> Agent:

@@ -19,6 +19,7 @@ class Rate(NamedTuple):
 
 MAX_WORKERS = 64
 MAX_CONNECTIONS = 64
+MAX_WEIGHT = 64
 
 
 def _named(parse: Callable[[str], T], text: str) -> T:
@@ -54,6 +55,10 @@ def share(text: str) -> float:
 
 def workers(text: str) -> int:
     return _number(text, 0, MAX_WORKERS)
+
+
+def weight(text: str) -> int:
+    return _number(text, 1, MAX_WEIGHT)
 
 
 def connections(text: str) -> int | None:

@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--sample", type=values.share, default=1.0, metavar="SHARE",
         help="of the blocks only so many, chosen by chance, as 5%%; all else in full",
     )  # fmt: skip
-    options.add_transfer(parser)
+    options.add_transfer(parser, "restore")
     options.add_agent(parser)
 
 

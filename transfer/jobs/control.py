@@ -79,8 +79,11 @@ def _done(line: bytes, state: StateDirectory, throttle: Throttle) -> dict[str, A
 
 def _shown(throttle: Throttle, direction: Any) -> dict[str, Any]:
     stats = throttle.stats(direction)
-    waiting = sum(each.waiting for each in stats.classes.values())
-    return {"rate": stats.rate, "waiting": waiting}
+    classes = stats.classes.values()
+    return {
+        "rate": stats.rate, "waiting": sum(each.waiting for each in classes),
+        "granted": sum(each.granted for each in classes),
+    }  # fmt: skip
 
 
 def tell(state: StateDirectory, request: str) -> dict[str, dict[str, Any]]:

@@ -29,7 +29,7 @@ from transfer.jobs.backup import BackupOptions, BackupResult
 from transfer.jobs.comparison import Comparison
 from transfer.jobs.embedded import EmbeddedVault, embedded_vault, temporary_directory
 from transfer.jobs.first_files import FirstFiles, Room, Selection
-from transfer.jobs.limits import limited
+from transfer.jobs.limits import RunLimits, limited
 from transfer.jobs.memory import Peak, with_children
 from transfer.jobs.opening import Reach, Secret, open_agent
 from transfer.jobs.progress import Progress
@@ -126,7 +126,7 @@ class _Try:
         await register_job.register(state, credential, secret, "try", reach)
         async with (
             open_agent(state, None, secret, reach=reach) as agent,
-            limited(agent, options.up, options.down) as run,
+            limited(agent, RunLimits(options.up, options.down)) as run,
         ):
             made = await self._backup(run, selection)
             target = top / "restored"

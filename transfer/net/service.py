@@ -192,5 +192,5 @@ async def write(response: web.StreamResponse, raw: bytes, flow: Flow | None = No
         if flow is not None:
             await flow.take(on_wire(len(piece)))
         await response.write(piece)
+        response[WRITTEN] = response.get(WRITTEN, 0) + len(piece)
         view = view[len(piece) :]
-    response[WRITTEN] = response.get(WRITTEN, 0) + len(raw)
