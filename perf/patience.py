@@ -106,7 +106,7 @@ def main() -> None:
         )  # fmt: skip
         found, kept = asyncio.run(work), stored(Path(name))
         print(
-            f"stored {kept / MIB:.2f} MiB; pause {args.pause:g} s, {args.connections} connections"
+            f"stored {kept / MIB:.2f} MiB; {args.connections} connections, pause {args.pause:g} s"
         )
         for what, each in found.items():
             print(

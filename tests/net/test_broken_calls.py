@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from tests.net.far import Far
+from tests.net.far import Far, far_vault
 from tests.net.relay import Relay
 from tests.suites.vault import (
     DATA,
@@ -18,7 +18,10 @@ from tests.suites.vault import (
     made_point,
 )
 from transfer.errors import SessionEnded, VaultUnavailable
+from transfer.net import transport
 from transfer.net.client import RemoteVault
+from transfer.net.connections import DEFAULTS
+from transfer.net.server import Settings
 from transfer.net.transport import Transport
 from transfer.throttle.throttle import Throttle
 from transfer.vault.base import Outcome
@@ -178,3 +181,39 @@ async def test_a_limit_holds_in_both_directions(far, vault):
                 await call
                 assert 0.9 < time.monotonic() - began < 3
             assert limited.limits.up.waited > 0.8
+
+
+async def test_a_slow_call_that_breaks_late_is_made_again(vault, relay):
+    """It took longer than the patience that begins with its failure."""
+    session = (await vault.open_session(DOMAIN, ITEM)).number
+    reference, raw = made_frame(1, payload=bytes(LARGE))
+    await vault.store(session, raw)
+    vault._transport._patience = 0.9
+    with closing(Throttle(down=LARGE // 2)) as throttle:
+        async with vault.limited(throttle) as limited:
+            relay.cut_answer_after = LARGE * 2 // 3
+            assert await limited.fetch(session, [reference]) == [raw]
+    assert relay.cut_answer_after is None
+
+
+async def test_a_pause_is_waited_for_without_a_connection(tmp_path, clock, monkeypatch):
+    """A vault soon cuts one that says nothing; here more calls wait than send at a time."""
+    monkeypatch.setattr(transport, "_STALLED", 0.3)
+    settings = Settings(connections=DEFAULTS._replace(head=0.5))
+    async with far_vault(tmp_path / "vault", clock, settings=settings) as far:
+        vault = far.client(far.registered("own"), connections=1, patience=0.1)
+        await far.vault.add_keyring(DOMAIN, 1, made_keyring())
+        session = (await vault.open_session(DOMAIN, ITEM)).number
+        ids = [[made_frame(number)[0].id] for number in range(6)]
+        with closing(Throttle()) as throttle:
+            async with vault.limited(throttle) as limited:
+                throttle.pause()
+                asking = [
+                    asyncio.ensure_future(limited.have(session, DATA, GENERATION, each))
+                    for each in ids
+                ]
+                await asyncio.sleep(1.5)
+                assert not any(each.done() for each in asking)
+                throttle.resume()
+                assert await asyncio.gather(*asking) == [[False]] * len(ids)
+    assert far.server._connections.cut == 0

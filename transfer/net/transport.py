@@ -6,6 +6,7 @@ of their own, for they must never queue behind gigabytes.
 """
 
 import asyncio
+import math
 import random
 import socket
 import ssl
@@ -150,9 +151,11 @@ class Transport:
         return await self.repeated(lambda: self.once(request, limits))
 
     async def repeated(self, once: Callable[[], Awaitable[T]]) -> T:
-        """Do it again while the vault is away and patience lasts; *once* must bear that."""
-        give_up = time.monotonic() + self._patience
-        attempt = 0
+        """Do it again while the vault is away and patience lasts; *once* must bear that.
+
+        Patience begins with the first failure: a good call may take long where the limit is low.
+        """
+        give_up, attempt = math.inf, 0
         while True:
             try:
                 answer = await once()
@@ -160,12 +163,13 @@ class Transport:
                 return answer
             except Stalled as pause:
                 await pause.flow.take(1)
-                give_up, attempt = time.monotonic() + self._patience, 0
+                give_up, attempt = math.inf, 0
                 continue
             except VaultUnavailable as error:
                 delay = backoff.delay(attempt, random.random(), error.retry_after)
                 if not self._budget.retry():
                     delay = max(delay, backoff.CAP)  # slower, and for as long as was asked for
+                give_up = min(give_up, time.monotonic() + self._patience)
                 if time.monotonic() + delay > give_up:
                     raise
             attempt += 1
@@ -178,7 +182,7 @@ class Transport:
     async def _sent(
         self, request: Request, up: Flow, turn: AsyncExitStack
     ) -> AsyncIterator[Buffer]:
-        """The body; *turn* holds one of those that send at a time until it is sent.
+        """The body; *turn* is another's once it is sent.
 
         aiohttp leaves this suspended when the connection breaks: its caller closes *turn* then.
         """
@@ -186,7 +190,6 @@ class Transport:
             up.charge(on_wire(len(request.body)))
             yield request.body
             return
-        await turn.enter_async_context(self._sending.one())
         async for piece in _granted(request.body, up):
             yield piece
         await turn.aclose()
@@ -208,8 +211,11 @@ class Transport:
             ahead = read_ahead(None)
             if request.carries == "down":
                 ahead = read_ahead(limits.throttle.rate("down"))
+            await stack.enter_async_context(turn)
+            if request.body and not request.control:
+                # Before it has a connection, on which a vault waits for a head half a minute only.
+                await turn.enter_async_context(self._sending.one())
             limits.up.charge(on_wire(_HEAD))
-            stack.push_async_callback(turn.aclose)
             try:
                 response = await stack.enter_async_context(
                     session.request(
