@@ -195,6 +195,15 @@ def test_another_kind_of_file_is_refused_and_not_touched(tmp_path, content):
     assert path.read_bytes() == content
 
 
+def test_a_full_disk_leaves_nothing_that_is_taken_for_another_file(tmp_path, monkeypatch):
+    path, pwrite = tmp_path / "limits", os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, raw, at: pwrite(file, raw[:100], at))
+    with pytest.raises(OSError, match="No space"):
+        SharedLimits(path)
+    monkeypatch.undo()
+    SharedLimits(path).close()
+
+
 def test_the_file_is_its_owners_and_no_link_is_followed(tmp_path, join):
     join()
     assert stat.S_IMODE((tmp_path / "limits").stat().st_mode) == 0o600

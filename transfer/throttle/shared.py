@@ -14,6 +14,7 @@ The lock is held for some 50 us and never waited for. Times are those of the mon
 begins anew with the machine; a file from before then counts as empty.
 """
 
+import errno
 import fcntl
 import mmap
 import os
@@ -79,8 +80,7 @@ class SharedLimits:
         try:
             size = os.fstat(self._file).st_size
             if size == 0:
-                header = _MAGIC.to_bytes(8, "little")
-                os.pwrite(self._file, header + bytes(_SIZE - len(header)), 0)
+                self._begin()
             elif size != _SIZE or os.pread(self._file, 8, 0) != _MAGIC.to_bytes(8, "little"):
                 raise UsageError(
                     f"{self.path} holds no limits of this version",
@@ -89,6 +89,15 @@ class SharedLimits:
             return mmap.mmap(self._file, _SIZE)
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _begin(self) -> None:
+        whole = _MAGIC.to_bytes(8, "little").ljust(_SIZE, b"\0")
+        try:
+            if os.pwrite(self._file, whole, 0) < _SIZE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        except OSError:
+            os.ftruncate(self._file, 0)  # else it would be taken for another kind of file
+            raise
 
     def wish(self, rates: Rates) -> None:
         """What this process knows as the machine's limits; in force once the file is held."""
