@@ -95,14 +95,15 @@ def served(top: Path) -> Iterator[int]:
     _vault("init", top / "vault")
     listen = ("--listen", "127.0.0.1:0", "--log-requests")
     command = [*_COMMAND, "serve", str(top / "vault"), *listen]
-    with (top / "log").open("w") as log:
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-    try:
+    with (
+        (top / "log").open("w") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as server,
+    ):
         assert server.stdout is not None
-        yield int(server.stdout.readline().rpartition(":")[2])
-    finally:
-        server.terminate()
-        server.wait()
+        try:
+            yield int(server.stdout.readline().rpartition(":")[2])
+        finally:
+            server.terminate()
 
 
 def _vault(*words: object) -> None:
