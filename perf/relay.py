@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from time import monotonic
 from typing import NamedTuple
 
@@ -62,10 +63,11 @@ async def _serve(port: int) -> None:
         beyond = _small_socket()
         await loop.sock_connect(beyond, ("127.0.0.1", port))
         from_vault, to_vault = await asyncio.open_connection(sock=beyond, limit=_SMALL)
-        await asyncio.gather(
-            _pump(reader, to_vault, counted.up), _pump(from_vault, writer, counted.down),
-            return_exceptions=True,
-        )  # fmt: skip
+        with suppress(asyncio.CancelledError):  # the measurement is over
+            await asyncio.gather(
+                _pump(reader, to_vault, counted.up), _pump(from_vault, writer, counted.down),
+                return_exceptions=True,
+            )  # fmt: skip
 
     listener = _small_socket()
     listener.bind(("127.0.0.1", 0))

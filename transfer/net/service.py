@@ -33,6 +33,7 @@ TURNS = 8
 _CALLS = 200  # control calls of one machine, a second
 _REGISTRATIONS, _OF_ADDRESS = 40, 20  # a second, and as many renewals
 _SLICE = 256 * 1024
+_CHUNK = 9  # bytes that HTTP puts around a slice at most; of a slow rate's they are a hundredth
 _COMMITS = 4  # of one domain at once
 _MAX_KEPT = 10_000  # sessions whose domain is remembered; it never changes
 _COMMITTED = 60.0  # seconds for which the answer of a commit is kept
@@ -188,9 +189,9 @@ async def write(response: web.StreamResponse, raw: bytes, flow: Flow | None = No
     """In slices, each once *flow* grants it."""
     view = memoryview(raw)
     while view:
-        piece = view[: _SLICE if flow is None else slice_of(flow)]
+        piece = view[: _SLICE if flow is None else slice_of(flow) - _CHUNK]
         if flow is not None:
-            await flow.take(on_wire(len(piece)))
+            await flow.take(on_wire(len(piece) + _CHUNK))
         await response.write(piece)
         response[WRITTEN] = response.get(WRITTEN, 0) + len(piece)
         view = view[len(piece) :]
