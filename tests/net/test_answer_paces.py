@@ -9,7 +9,9 @@ import pytest
 from tests.net.raw import ask
 from tests.suites.vault import DOMAIN, ITEM, OTHER_ITEM, made_frame, made_keyring
 from transfer.formats import messages
+from transfer.net import transport
 from transfer.net.answer_paces import AnswerPaces
+from transfer.net.call_rates import CallRate
 from transfer.throttle.throttle import Throttle
 
 SIZE = 500_000
@@ -126,3 +128,48 @@ async def test_a_client_tells_its_vault_of_a_change(far, vault, after):
             assert pace.rate("up") >= 100 * SIZE
             await fetching
             assert time.monotonic() - began < 1
+
+
+async def test_of_a_client_that_is_gone_in_a_pause_nothing_stays(far, vault):
+    task = asyncio.ensure_future(fetched(far, vault, SIZE))
+    await asyncio.sleep(0.15)
+    await beat(far, vault, 0)
+    task.cancel()
+    service = far.server._service
+    async with asyncio.timeout(3):
+        while service.paces._of or service.sending.in_use:
+            await asyncio.sleep(0.05)
+
+
+async def test_the_end_of_a_pause_is_told_until_it_was_heard(far, vault):
+    """Else answers that are under way would wait for ever, and so would their reader."""
+    with closing(Throttle()) as throttle:
+        throttle.set("down", SIZE)
+        async with vault.limited(throttle) as limited:
+            fetching = asyncio.ensure_future(limited.fetch(vault.session, [vault.reference]))
+            await asyncio.sleep(0.2)
+            throttle.pause()
+            await asyncio.sleep(0.1)
+            far.server._service.calling = CallRate(1)
+            await beat(far, vault, 0)  # so that the next sign of life is one too many
+            throttle.resume()
+            throttle.set("down", None)
+            await asyncio.sleep(0.1)
+            assert not fetching.done()
+            await asyncio.wait_for(fetching, 3)
+
+
+async def test_a_reader_that_is_paused_lets_go_of_its_answers(far, vault, monkeypatch):
+    monkeypatch.setattr(transport, "_STALLED", 0.3)
+    with closing(Throttle()) as throttle:
+        throttle.set("down", SIZE)
+        async with vault.limited(throttle) as limited:
+            fetching = asyncio.ensure_future(limited.fetch(vault.session, [vault.reference]))
+            await asyncio.sleep(0.2)
+            throttle.pause()
+            async with asyncio.timeout(4):
+                while far.server._service.paces._of:
+                    await asyncio.sleep(0.05)
+            throttle.resume()
+            throttle.set("down", None)
+            await asyncio.wait_for(fetching, 1)

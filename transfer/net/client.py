@@ -31,7 +31,7 @@ from transfer.vault.base import (
 )
 
 Body = TypeVar("Body", bound=msgspec.Struct)
-_FAREWELL = 5.0  # seconds
+_FAREWELL, _AGAIN = 5.0, 0.5  # seconds
 _MAX_LISTING = 256 * 2**20  # bytes of points; 100,000 of them have some 200 MiB
 
 
@@ -60,15 +60,22 @@ class RemoteVault:
                 await asyncio.wait({telling})
 
     async def _tell_pace(self, changed: asyncio.Event) -> None:
-        """Whatever was sent after a change would have been on the wire, read or not."""
+        """Whatever was sent after a change would have been on the wire, read or not.
+
+        The end of a pause has to be heard: answers that are under way wait for it.
+        """
         while True:
             await changed.wait()
             changed.clear()
             query: Query = {"pace": pace_of(self.limits.throttle.rate("down"))}
-            for session in list(self._fetching):
-                beat = _post(f"/sessions/{session}/heartbeat", query, control=True)
-                with suppress(TransferError):  # the next fetch says it again
+            try:
+                for session in list(self._fetching):
+                    beat = _post(f"/sessions/{session}/heartbeat", query, control=True)
                     await self._transport.once(beat, self.limits)
+            except TransferError:
+                await asyncio.sleep(_AGAIN)
+                if self._fetching:
+                    changed.set()
 
     @property
     def connections(self) -> int:

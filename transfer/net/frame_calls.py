@@ -11,7 +11,7 @@ from transfer.formats.reference import ID_SIZE, REFERENCE_SIZE, Reference
 from transfer.net import bodies
 from transfer.net.admission import Caller
 from transfer.net.problems import CallRefused
-from transfer.net.service import Service, as_json, begin, empty, write
+from transfer.net.service import Service, as_json, begin, empty, while_connected, write
 from transfer.policy.token_bucket import MAX_RATE
 from transfer.vault.base import MAX_FRAMES
 
@@ -47,7 +47,8 @@ async def fetch(service: Service, request: web.Request, caller: Caller) -> web.S
     pace = bodies.optional_number(request, "pace", None, MAX_RATE)
     raw = await bodies.whole(request, MAX_FRAMES * REFERENCE_SIZE)
     asked = list(dict.fromkeys(messages.decode_asked(raw, MAX_FRAMES)))
-    async with service.sending.lease(caller.machine, MAX_FRAME):
+    service.paces.change(session, pace)  # for those, too, whose end it may have to wait for
+    async with while_connected(request), service.sending.lease(caller.machine, MAX_FRAME):
         # The first group before the first byte: what is wrong can still be told.
         groups = _groups(service, caller, session, asked)
         first = await anext(groups)

@@ -36,6 +36,7 @@ _SLICE = 256 * 1024
 _CHUNK = 9  # bytes that HTTP puts around a slice at most; of a slow rate's they are a hundredth
 _COMMITS = 4  # of one domain at once
 _MAX_KEPT = 10_000  # sessions whose domain is remembered; it never changes
+_LOOK = 1.0  # seconds
 _COMMITTED = 60.0  # seconds for which the answer of a commit is kept
 
 
@@ -183,6 +184,37 @@ async def begin(request: web.Request, content_type: str) -> web.StreamResponse:
     request[BEGUN] = True
     await response.prepare(request)
     return response
+
+
+@asynccontextmanager
+async def while_connected(request: web.Request) -> AsyncIterator[None]:
+    """Raises ConnectionResetError soon after the moment from which nobody waits for the answer.
+
+    Writing would tell as well, but a pause may keep an answer from that for ever.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    handle: asyncio.TimerHandle
+    gone = False
+
+    def look() -> None:
+        nonlocal gone, handle
+        gone = request.transport is None or request.transport.is_closing()
+        if gone:
+            task.cancel()
+        else:
+            handle = loop.call_later(_LOOK, look)
+
+    handle = loop.call_later(_LOOK, look)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not gone:
+            raise
+        task.uncancel()
+        raise ConnectionResetError("nobody waits for the answer") from None
+    finally:
+        handle.cancel()
 
 
 async def write(response: web.StreamResponse, raw: bytes, flow: Flow | None = None) -> None:

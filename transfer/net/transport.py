@@ -232,6 +232,8 @@ class Transport:
                     raise problems.error_of(response.status, raw, _retry_after(response))
                 yield response
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                if isinstance(error, TimeoutError) and limits.down.paused:
+                    raise Stalled(limits.down) from error
                 raise _stalled(error) or _translated(error, self.url) from error
 
 
@@ -259,13 +261,27 @@ async def pieces(
 
     The first *at_once* bytes wait for no grant, and bulk pays for them.
     """
-    async for data in response.content.iter_any():
+    while data := await _arrived(response, down):
         if at_once > 0:
             down.charge(on_wire(len(data)))
         else:
             await _unless_stalled(down, down.spent(on_wire(len(data))))
         at_once -= len(data)
         yield data
+
+
+async def _arrived(response: aiohttp.ClientResponse, down: Flow) -> bytes:
+    """What has come, empty at the end. A vault that heard of a pause sends nothing meanwhile."""
+    while down.limited:
+        try:
+            async with asyncio.timeout(_STALLED):
+                return await response.content.readany()
+        except TimeoutError:
+            if down.paused:
+                raise Stalled(down) from None
+            if response.content.exception() is not None:
+                raise
+    return await response.content.readany()
 
 
 async def _unless_stalled(flow: Flow, grant: Awaitable[None]) -> None:

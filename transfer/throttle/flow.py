@@ -66,6 +66,11 @@ class Flow:
         return bool(self._share.bounds)
 
     @property
+    def paused(self) -> bool:
+        """Whether a limit of 0 holds: nothing is granted until that ends."""
+        return any(bucket.rate == 0 for bucket in self._share.bounds)
+
+    @property
     def quantum(self) -> int:
         """The most bytes to hand to the network at once; the size of a caller's slices."""
         return min((bucket.quantum for bucket in self._share.bounds), default=MAX_QUANTUM)
