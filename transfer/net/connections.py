@@ -22,7 +22,7 @@ from transfer.net.slow_body import READ_AHEAD, SlowBody
 
 _BACKLOG = 128
 _LAST_SECONDS = 5.0  # for handlers whose connection is gone
-_NOT_HTTP = _ErrInfo(400, ValueError("not HTTP"), "this is no request that HTTP/1.1 knows\n")
+_NOT_HTTP = _ErrInfo(400, ValueError("not HTTP"), "this is no request of HTTP\n")
 _ACKNOWLEDGED = struct.Struct("=120xQ")  # tcpi_bytes_acked of struct tcp_info, since Linux 4.1
 
 
