@@ -4,12 +4,13 @@ import asyncio
 import time
 from contextlib import asynccontextmanager, closing
 
+import aiohttp
 import pytest
 
 from tests.net.raw import ask
 from tests.suites.vault import DOMAIN, ITEM, OTHER_ITEM, made_frame, made_keyring
 from transfer.formats import messages
-from transfer.net import transport
+from transfer.net import service, transport
 from transfer.net.answer_paces import AnswerPaces
 from transfer.net.call_rates import CallRate
 from transfer.throttle.throttle import Throttle
@@ -135,9 +136,9 @@ async def test_of_a_client_that_is_gone_in_a_pause_nothing_stays(far, vault):
     await asyncio.sleep(0.15)
     await beat(far, vault, 0)
     task.cancel()
-    service = far.server._service
+    running = far.server._service
     async with asyncio.timeout(3):
-        while service.paces._of or service.sending.in_use:
+        while running.paces._of or running.sending.in_use:
             await asyncio.sleep(0.05)
 
 
@@ -173,3 +174,38 @@ async def test_a_reader_that_is_paused_lets_go_of_its_answers(far, vault, monkey
             throttle.resume()
             throttle.set("down", None)
             await asyncio.wait_for(fetching, 1)
+
+
+async def test_a_fetch_that_began_in_a_pause_is_not_paused_after_it(far, vault):
+    with closing(Throttle()) as throttle:
+        async with vault.limited(throttle) as limited:
+            throttle.pause()
+            fetching = asyncio.ensure_future(limited.fetch(vault.session, [vault.reference]))
+            await asyncio.sleep(0.2)
+            throttle.resume()
+            await asyncio.wait_for(fetching, 1)
+
+
+async def test_a_change_is_heard_by_a_fetch_that_waits_for_its_memory(far, vault):
+    sending = far.server._service.sending
+    async with sending.lease(b"somebody else", sending.share):
+        others = [sending.lease(bytes([n]), sending.share) for n in range(3)]
+        for each in others:
+            await each.__aenter__()
+        fetching = asyncio.ensure_future(fetched(far, vault, 1000))
+        await asyncio.sleep(0.3)
+        await beat(far, vault, 100 * SIZE)
+        for each in others:
+            await each.__aexit__(None, None, None)
+    assert await fetching < 2
+
+
+async def test_an_answer_that_is_paused_for_long_is_broken_off(far, vault, monkeypatch):
+    """A client of ours would have let go of it; what holds memory here may be none."""
+    monkeypatch.setattr(service, "_PATIENT", 0.3)
+    task = asyncio.ensure_future(fetched(far, vault, SIZE))
+    await asyncio.sleep(0.15)
+    await beat(far, vault, 0)
+    with pytest.raises(aiohttp.ClientError):
+        await asyncio.wait_for(task, 2)
+    assert far.server._service.sending.in_use == 0

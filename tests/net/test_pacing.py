@@ -150,6 +150,8 @@ def test_buffers_are_as_small_as_the_rate_and_never_what_limits_it(buffer):
         assert option(made, socket.SOL_SOCKET, buffer) == 2 * (2 * MIB // 4 // 4)
         sockets.add(later)
         assert option(later, socket.SOL_SOCKET, buffer) == 2 * (2 * MIB // 4 // 4)
+        sockets.follow(0, 0)
+        assert option(made, socket.SOL_SOCKET, buffer) == 2 * (2 * MIB // 4 // 4)  # a pause ends
         sockets.follow(64_000, 64_000)
         least = {socket.SO_SNDBUF: 16, socket.SO_RCVBUF: 64}[buffer] * 1024
         assert option(made, socket.SOL_SOCKET, buffer) == 2 * least

@@ -13,7 +13,13 @@ from typing import TypeVar
 import aiohttp
 import msgspec
 
-from transfer.errors import FormatError, NotFound, Refused, TransferError, VaultUnavailable
+from transfer.errors import (
+    FormatError,
+    NotFound,
+    Refused,
+    TransferError,
+    VaultUnavailable,
+)
 from transfer.formats import documents, frame, messages
 from transfer.formats.keyring import MAX_KEYRING
 from transfer.formats.messages import FRAMES, JSON, MAX_LINE
@@ -64,18 +70,28 @@ class RemoteVault:
 
         The end of a pause has to be heard: answers that are under way wait for it.
         """
+        left = 0
         while True:
-            await changed.wait()
-            changed.clear()
-            query: Query = {"pace": pace_of(self.limits.throttle.rate("down"))}
-            try:
-                for session in list(self._fetching):
-                    beat = _post(f"/sessions/{session}/heartbeat", query, control=True)
-                    await self._transport.once(beat, self.limits)
-            except TransferError:
-                await asyncio.sleep(_AGAIN)
-                if self._fetching:
-                    changed.set()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_AGAIN if left else None):
+                    await changed.wait()
+                changed.clear()
+                left = 2  # a fetch that was on its way meanwhile said what was before
+            told = [await self._told_pace(session) for session in list(self._fetching)]
+            left = left - 1 if all(told) else 1
+
+    async def _told_pace(self, session: int) -> bool:
+        """Whether there is nothing left to tell."""
+        query: Query = {"pace": pace_of(self.limits.throttle.rate("down"))}
+        beat = _post(f"/sessions/{session}/heartbeat", query, control=True)
+        try:
+            async with asyncio.timeout(_FAREWELL):
+                await self._transport.once(beat, self.limits)
+        except (VaultUnavailable, TimeoutError):
+            return False
+        except TransferError:
+            pass  # such as the session's end, of which its fetches hear as well
+        return True
 
     @property
     def connections(self) -> int:
@@ -208,16 +224,14 @@ class RemoteVault:
                 await self._fetch_some(session, left[at : at + MAX_FRAMES], found)
 
         with self._counted(session):
-            await self._transport.repeated(once)
+            await self._transport.repeated(once, lambda: len(found))
         return [found.get(reference) for reference in asked]
 
     async def _fetch_some(
         self, session: int, asked: Sequence[Reference], found: dict[Reference, bytes]
     ) -> None:
         body = messages.encode_asked(asked)
-        query: dict[str, str | int] = {"session": session, "order": "any"}
-        if (rate := self.limits.throttle.rate("down")) is not None:
-            query["pace"] = pace_of(rate)
+        query: Query = {"session": session, "order": "any"}
         request = _post("/fetch", query, body)._replace(carries="down")
         expected = set(asked)
         async with self._transport.answer(request, self.limits) as response:

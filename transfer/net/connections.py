@@ -18,6 +18,7 @@ from typing import NamedTuple, cast
 from aiohttp import EMPTY_PAYLOAD, web
 from aiohttp.web_protocol import _ErrInfo
 
+from transfer.net.pacing import noticed_when_gone
 from transfer.net.slow_body import READ_AHEAD, SlowBody
 
 _BACKLOG = 128
@@ -140,6 +141,7 @@ class Connections:
                 await asyncio.sleep(0 if isinstance(error, ConnectionError) else 1)
                 continue
             if self._has_room_for(address):
+                noticed_when_gone(client)
                 self._spawn(self._welcome(client, context, address))
             else:
                 self.refused += 1

@@ -47,12 +47,12 @@ async def fetch(service: Service, request: web.Request, caller: Caller) -> web.S
     pace = bodies.optional_number(request, "pace", None, MAX_RATE)
     raw = await bodies.whole(request, MAX_FRAMES * REFERENCE_SIZE)
     asked = list(dict.fromkeys(messages.decode_asked(raw, MAX_FRAMES)))
-    service.paces.change(session, pace)  # for those, too, whose end it may have to wait for
-    async with while_connected(request), service.sending.lease(caller.machine, MAX_FRAME):
-        # The first group before the first byte: what is wrong can still be told.
-        groups = _groups(service, caller, session, asked)
-        first = await anext(groups)
-        with service.paces.flow(session, pace) as flow:
+    # The pace first: it is for those, too, whose end this may have to wait for.
+    with service.paces.flow(session, pace) as flow:
+        async with while_connected(request), service.sending.lease(caller.machine, MAX_FRAME):
+            # The first group before the first byte: what is wrong can still be told.
+            groups = _groups(service, caller, session, asked)
+            first = await anext(groups)
             response = await begin(request, FRAMES)
             await write(response, first, flow)
             async for group in groups:

@@ -23,6 +23,7 @@ _UNLIMITED, _ANY = 2**32 - 1, 2**31 - 1
 _RECORD, _RECORD_OVERHEAD = 16 * 1024, 22  # TLS 1.3: header 5, content type 1, tag 16
 _SLOW = 2**20  # bytes a second
 _MORE = 1.003
+_DEAD_AFTER = 60_000  # ms without an acknowledgement of the other side's TCP
 _HEADROOM = 1.06  # of the kernel's pace over a connection's share: it must not be the limit
 _AHEAD = 0.05  # seconds of a connection's share that may wait in the kernel unsent
 _BUFFERED, _MOST_AHEAD = 0.005, 64 * 1024  # seconds of the rate, and bytes
@@ -70,6 +71,17 @@ def pace_of(rate: int | None) -> int:
     vault is made up for.
     """
     return MAX_RATE if rate is None else min(MAX_RATE, int(rate * _MORE))
+
+
+def noticed_when_gone(made: socket.socket) -> None:
+    """Of a peer that goes without a word its TCP says so within a minute or so."""
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", _DEAD_AFTER),
+    ):  # fmt: skip
+        if hasattr(socket, name):
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class Turns:
@@ -141,6 +153,8 @@ class Sockets:
         pace(each, None if slow else int((self._up or 0) * _HEADROOM))
 
     def _bound(self, each: socket.socket, buffer: int, rate: int | None, least: int) -> None:
+        if rate == 0:
+            return  # a pause: nothing is under way, and what is set now would stay
         size = _MOST
         if rate is not None:
             size = max(int(rate / self._connections * _ROUND_TRIP), least)

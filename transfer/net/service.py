@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 from aiohttp import web
 
-from transfer.errors import SessionEnded
+from transfer.errors import SessionEnded, TransientError
 from transfer.formats.messages import JSON
 from transfer.formats.reference import Reference
 from transfer.net import bodies
@@ -36,7 +36,7 @@ _SLICE = 256 * 1024
 _CHUNK = 9  # bytes that HTTP puts around a slice at most; of a slow rate's they are a hundredth
 _COMMITS = 4  # of one domain at once
 _MAX_KEPT = 10_000  # sessions whose domain is remembered; it never changes
-_LOOK = 1.0  # seconds
+_LOOK, _PATIENT = 1.0, 60.0  # seconds
 _COMMITTED = 60.0  # seconds for which the answer of a commit is kept
 
 
@@ -217,13 +217,24 @@ async def while_connected(request: web.Request) -> AsyncIterator[None]:
         handle.cancel()
 
 
+async def _granted(flow: Flow, size: int) -> None:
+    """An answer holds memory: one that is paused for long is broken off, and asked for again."""
+    if not flow.limited:
+        return
+    try:
+        async with asyncio.timeout(_PATIENT):
+            await flow.take(size)
+    except TimeoutError:
+        raise TransientError("the answer was paused for too long", "ask again") from None
+
+
 async def write(response: web.StreamResponse, raw: bytes, flow: Flow | None = None) -> None:
     """In slices, each once *flow* grants it."""
     view = memoryview(raw)
     while view:
         piece = view[: _SLICE if flow is None else slice_of(flow) - _CHUNK]
         if flow is not None:
-            await flow.take(on_wire(len(piece) + _CHUNK))
+            await _granted(flow, on_wire(len(piece) + _CHUNK))
         await response.write(piece)
         response[WRITTEN] = response.get(WRITTEN, 0) + len(piece)
         view = view[len(piece) :]

@@ -29,7 +29,15 @@ from transfer.errors import (
 from transfer.formats.messages import MAX_CONTROL, MAX_PROBLEM, OCTETS
 from transfer.formats.reference import Buffer
 from transfer.net import problems
-from transfer.net.pacing import Sockets, Turns, on_wire, read_ahead, slice_of
+from transfer.net.pacing import (
+    Sockets,
+    Turns,
+    noticed_when_gone,
+    on_wire,
+    pace_of,
+    read_ahead,
+    slice_of,
+)
 from transfer.policy import backoff
 from transfer.throttle.dispatch import DIRECTIONS, ClassName, Direction
 from transfer.throttle.flow import Flow
@@ -40,7 +48,6 @@ DEFAULT_CONNECTIONS = 4
 PATIENCE = 30.0  # seconds for which a call that breaks is made again
 _SILENCE = 300.0  # seconds that a vault may take to answer
 _CONNECT = 15.0
-_DEAD_AFTER = 60_000  # ms without an acknowledgement of the other side's TCP
 _CONTROL_CONNECTIONS = 2
 _STALLED = 20.0  # seconds without a grant; a vault hangs up after 60
 _CONTROL_BODY = 4096  # bytes of a control answer that come at once
@@ -150,12 +157,15 @@ class Transport:
         """The body of the vault's answer; raises what the vault raised, or VaultUnavailable."""
         return await self.repeated(lambda: self.once(request, limits))
 
-    async def repeated(self, once: Callable[[], Awaitable[T]]) -> T:
+    async def repeated(
+        self, once: Callable[[], Awaitable[T]], progress: Callable[[], int] = lambda: 0
+    ) -> T:
         """Do it again while the vault is away and patience lasts; *once* must bear that.
 
-        Patience begins with the first failure: a good call may take long where the limit is low.
+        Patience begins with the first failure since there was *progress*, a number that grows: a
+        good call may take long where the limit is low.
         """
-        give_up, attempt = math.inf, 0
+        give_up, attempt, before = math.inf, 0, progress()
         while True:
             try:
                 answer = await once()
@@ -166,6 +176,8 @@ class Transport:
                 give_up, attempt = math.inf, 0
                 continue
             except VaultUnavailable as error:
+                if progress() > before:
+                    give_up, attempt, before = math.inf, 0, progress()
                 delay = backoff.delay(attempt, random.random(), error.retry_after)
                 if not self._budget.retry():
                     delay = max(delay, backoff.CAP)  # slower, and for as long as was asked for
@@ -216,12 +228,14 @@ class Transport:
                 # Before it has a connection, on which a vault waits for a head half a minute only.
                 await turn.enter_async_context(self._sending.one())
             limits.up.charge(on_wire(_HEAD))
+            params = {name: str(value) for name, value in request.query.items()}
+            if request.carries == "down" and (rate := limits.throttle.rate("down")) is not None:
+                params["pace"] = str(pace_of(rate))  # as it is now, after all that it waited for
             try:
                 response = await stack.enter_async_context(
                     session.request(
                         request.method, self.url + request.path,
-                        params={name: str(value) for name, value in request.query.items()},
-                        data=body, headers=headers, server_hostname=self._server,
+                        params=params, data=body, headers=headers, server_hostname=self._server,
                         allow_redirects=False, read_bufsize=ahead,
                     )
                 )  # fmt: skip
@@ -232,7 +246,8 @@ class Transport:
                     raise problems.error_of(response.status, raw, _retry_after(response))
                 yield response
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                if isinstance(error, TimeoutError) and limits.down.paused:
+                silent = request.carries == "down" and isinstance(error, TimeoutError)
+                if silent and limits.down.paused:
                     raise Stalled(limits.down) from error
                 raise _stalled(error) or _translated(error, self.url) from error
 
@@ -315,13 +330,7 @@ def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
     """A peer that is gone without a word is noticed, however long its answer may take."""
     family, kind, protocol, _, _ = address
     made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", _DEAD_AFTER),
-    ):  # fmt: skip
-        if hasattr(socket, name):
-            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    noticed_when_gone(made)
     return made
 
 
