@@ -74,7 +74,7 @@ def ours(part: float) -> Iterator[Row]:
     yield from throttle_wire.rows(part)
     yield from changes()
     yield from fairness(Work(10 * MB, 64, (4096, 16384, 65536, 262144), 4 * part), (1,))
-    yield from fairness(Work(10 * MB, 64, (16384,), 4 * part), (1, 2, 4, 8))
+    yield from fairness(Work(10 * MB, 64, (16384,), 16 * part), (1, 2, 4, 8))
     yield from costs()
 
 
