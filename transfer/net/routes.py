@@ -112,14 +112,15 @@ def _handler(
     name = f"{call.method} {call.path}"
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        began, callers, status, sent = time.monotonic(), list[Caller](), BROKEN_OFF, 0
-        address = address_of(request)
+        began, callers, status = time.monotonic(), list[Caller](), BROKEN_OFF
+        address, response = address_of(request), None
         try:
             response = await _answered(request, lambda: _run(call, service, request, callers))
-            status, sent = response.status, _length(response)
+            status = response.status
             return response
         finally:
             seconds, received = time.monotonic() - began, request.content.total_bytes
+            sent = _length(request.get(BEGUN) if response is None else response)
             metrics.done(name, status, seconds, received, sent)
             if log is not None:
                 machine = callers[0].record.name if callers else "-"
@@ -130,8 +131,10 @@ def _handler(
     return handle
 
 
-def _length(response: web.StreamResponse) -> int:
-    """Of a body that is still to be sent, or that was."""
+def _length(response: web.StreamResponse | None) -> int:
+    """Of a body that is still to be sent, or that was, as far as it was."""
+    if response is None:
+        return 0
     whole = isinstance(response, web.Response)
     return (response.content_length or 0) if whole else response.get(WRITTEN, 0)
 

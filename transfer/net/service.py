@@ -40,7 +40,8 @@ _LOOK, _PATIENT = 1.0, 60.0  # seconds
 _COMMITTED = 60.0  # seconds for which the answer of a commit is kept
 
 
-BEGUN = web.RequestKey("begun", bool)
+BEGUN = web.RequestKey("begun", web.StreamResponse)
+"""An answer that is sent as it comes."""
 WRITTEN = web.ResponseKey("written", int)
 
 
@@ -181,7 +182,7 @@ def empty() -> web.Response:
 async def begin(request: web.Request, content_type: str) -> web.StreamResponse:
     """An answer that is sent as it comes; from here on an error can only break it off."""
     response = web.StreamResponse(headers={"Content-Type": content_type})
-    request[BEGUN] = True
+    request[BEGUN] = response
     await response.prepare(request)
     return response
 
