@@ -142,38 +142,40 @@ async def test_of_a_client_that_is_gone_in_a_pause_nothing_stays(far, vault):
             await asyncio.sleep(0.05)
 
 
-async def test_the_end_of_a_pause_is_told_until_it_was_heard(far, vault):
-    """Else answers that are under way would wait for ever, and so would their reader."""
+@asynccontextmanager
+async def paused_in_its_middle(vault):
+    """A limit, and a fetch that it has paused."""
     with closing(Throttle()) as throttle:
         throttle.set("down", SIZE)
         async with vault.limited(throttle) as limited:
             fetching = asyncio.ensure_future(limited.fetch(vault.session, [vault.reference]))
             await asyncio.sleep(0.2)
             throttle.pause()
-            await asyncio.sleep(0.1)
-            far.server._service.calling = CallRate(1)
-            await beat(far, vault, 0)  # so that the next sign of life is one too many
-            throttle.resume()
-            throttle.set("down", None)
-            await asyncio.sleep(0.1)
-            assert not fetching.done()
-            await asyncio.wait_for(fetching, 3)
+            yield throttle, fetching
+
+
+async def test_the_end_of_a_pause_is_told_until_it_was_heard(far, vault):
+    """Else answers that are under way would wait for ever, and so would their reader."""
+    async with paused_in_its_middle(vault) as (throttle, fetching):
+        await asyncio.sleep(0.1)
+        far.server._service.calling = CallRate(1)
+        await beat(far, vault, 0)  # so that the next sign of life is one too many
+        throttle.resume()
+        throttle.set("down", None)
+        await asyncio.sleep(0.1)
+        assert not fetching.done()
+        await asyncio.wait_for(fetching, 3)
 
 
 async def test_a_reader_that_is_paused_lets_go_of_its_answers(far, vault, monkeypatch):
     monkeypatch.setattr(transport, "_STALLED", 0.3)
-    with closing(Throttle()) as throttle:
-        throttle.set("down", SIZE)
-        async with vault.limited(throttle) as limited:
-            fetching = asyncio.ensure_future(limited.fetch(vault.session, [vault.reference]))
-            await asyncio.sleep(0.2)
-            throttle.pause()
-            async with asyncio.timeout(4):
-                while far.server._service.paces._of:
-                    await asyncio.sleep(0.05)
-            throttle.resume()
-            throttle.set("down", None)
-            await asyncio.wait_for(fetching, 1)
+    async with paused_in_its_middle(vault) as (throttle, fetching):
+        async with asyncio.timeout(4):
+            while far.server._service.paces._of:
+                await asyncio.sleep(0.05)
+        throttle.resume()
+        throttle.set("down", None)
+        await asyncio.wait_for(fetching, 1)
 
 
 async def test_a_fetch_that_began_in_a_pause_is_not_paused_after_it(far, vault):
