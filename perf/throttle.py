@@ -79,12 +79,10 @@ def ours(part: float) -> Iterator[Row]:
 
 
 def long_run(work: Work) -> Iterator[Row]:
-    """T1, T2, T4, T7: from the log of the bucket itself."""
-    cpu = time.process_time()
+    """T1, T2, T4 from the log of the bucket itself; T7 without one, which would cost as well."""
     with logged() as log:
         began, ended = asyncio.run(hungry(work, (1,)))
     log[:] = [(at, size) for at, size in log if at <= ended]  # then all are cancelled
-    cpu = (time.process_time() - cpu) / ((ended - began) / SECOND)
     what = f"{work.rate / MB:g} MB/s, {work.flows} flows, {work.seconds:g} s"
     error = sum(size for _, size in log) / (work.rate * (ended - began) / SECOND) - 1
     yield Row("T1", f"{what}: error of the rate", f"{error:+.3%}", "within 0.5 %")
@@ -92,6 +90,9 @@ def long_run(work: Work) -> Iterator[Row]:
     for window, asked in ((1.0, 1.02), (0.1, 1.10)):
         figure = worst(log, window, work.rate)
         yield Row("T3", f"{what}: worst {window:g} s of grants", figure, f"at most {asked:.2f}")
+    cpu = time.process_time()
+    first, last = asyncio.run(hungry(work, (1,)))
+    cpu = (time.process_time() - cpu) / ((last - first) / SECOND)
     yield Row("T7", f"{what}: of a core", f"{cpu:.1%}", "at most 3 % at 125 MB/s")
 
 

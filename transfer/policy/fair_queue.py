@@ -14,7 +14,7 @@ that held for an hour must not shut its siblings out for minutes.
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import count
 from typing import NamedTuple, Protocol
 
@@ -70,6 +70,8 @@ class Share:
         if weight < 1:
             raise ValueError(f"need a weight of at least 1, got {weight}")
         self.parent, self.weight = parent, weight
+        self.path: tuple[Share, ...] = (self, *(parent.path if parent is not None else ()))
+        """From here up to the root."""
         self._buckets: tuple[Bucket, ...] = ()
         self.start = self.finish = self.virtual = 0
         self.waiting = 0  # asks below
@@ -91,13 +93,6 @@ class Share:
     def choose(self, now: int, most: int) -> Choice | None:
         """What is due among all that wait below; *most* is the step of those above."""
         raise NotImplementedError
-
-    def path(self) -> Iterator["Share"]:
-        """From here up to the root."""
-        share: Share | None = self
-        while share is not None:
-            yield share
-            share = share.parent
 
     def _most(self, most: int) -> int:
         for bucket in self._buckets:
@@ -157,7 +152,7 @@ class Class(Share):
         self.refresh()
 
     def refresh(self) -> None:
-        self.bounds = tuple(bucket for share in self.path() for bucket in share.buckets)
+        self.bounds = tuple(bucket for share in self.path for bucket in share.buckets)
         """All buckets from here up to the root; none is no limit."""
 
     def choose(self, now: int, most: int) -> Choice | None:
@@ -201,7 +196,7 @@ class FairQueue:
     def ask(self, flow: Flow, size: int, now: int) -> Ask:
         ask = Ask(flow, size, now)
         flow.asks.append(ask)
-        for share in flow.share.path():
+        for share in flow.share.path:
             if share.waiting == 0 and share.parent is not None:
                 share.start = max(share.parent.virtual, share.finish)
             share.waiting += 1
@@ -244,7 +239,7 @@ class FairQueue:
         for bucket, hold in ask.holds.items():
             bucket.give_back(hold, now)
         flow.finish = _moved(flow.finish, -ask.granted, flow.weight)
-        for share in flow.share.path():
+        for share in flow.share.path:
             share.finish = _moved(share.finish, -ask.granted, share.weight)
             if share.parent is not None and share.waiting:
                 share.start = max(share.parent.virtual, share.finish)
@@ -268,7 +263,7 @@ class FairQueue:
         ask.granted += size
         flow.share.virtual = max(flow.share.virtual, flow.start)
         flow.finish = _moved(flow.start, size, flow.weight)
-        for share in flow.share.path():
+        for share in flow.share.path:
             for bucket in share.buckets:
                 bucket.take(size, now, ask.holds.setdefault(bucket, Hold()))
             if share.parent is not None:
@@ -282,7 +277,7 @@ class FairQueue:
     def _leave(self, ask: Ask) -> None:
         flow = ask.flow
         flow.asks.remove(ask)
-        for share in flow.share.path():
+        for share in flow.share.path:
             share.waiting -= 1
         flow.entry = -1
         if flow.asks:

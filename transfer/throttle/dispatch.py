@@ -107,7 +107,7 @@ class Dispatch:
 
     def rate(self, pool: Pool) -> int | None:
         """The lowest limit on the way of *pool*; None is no limit, 0 a pause."""
-        return min((b.rate for s in self._shares[pool].path() for b in s.buckets), default=None)
+        return min((b.rate for s in self._shares[pool].path for b in s.buckets), default=None)
 
     def close(self) -> None:
         """Who still waits is cancelled; no wish stays in the shared file."""
