@@ -119,10 +119,12 @@ class ByDomain:
         self._other_domain = keyring_format.decode(keyring).domain
         self._sessions = {}
 
-    async def open_session(self, domain, item, owner=b""):
+    async def open_session(self, domain, item, owner=b"", resume=None):
         mine = domain == DOMAIN
         remote = self._own if mine else self._other
-        opened = await remote.open_session(domain if mine else self._other_domain, item, owner)
+        opened = await remote.open_session(
+            domain if mine else self._other_domain, item, owner, resume
+        )
         self._sessions[opened.number] = remote
         return opened
 

@@ -280,6 +280,38 @@ async def test_a_run_that_was_killed_does_not_keep_its_owner_out(vault):
     await vault.commit(again.number, made_point(None))
 
 
+async def test_a_killed_runs_session_goes_on_where_its_owner_names_it(vault, clock):
+    await begun(vault, OTHER_ITEM)
+    killed = await vault.open_session(DOMAIN, ITEM, OWNER)
+    await vault.store(killed.number, made_frame(1)[1])
+    clock.days(4)
+    assert await vault.open_session(DOMAIN, ITEM, OWNER, killed.number) == killed
+    clock.days(4)  # since it went on
+    assert await vault.have(killed.number, DATA, GENERATION, [made_frame(1)[0].id]) == [True]
+    await vault.commit(killed.number, made_point(None))
+
+
+@pytest.mark.parametrize("how", ["ended", "another item's", "a reader", "unknown", "expired"])
+async def test_a_session_that_cannot_go_on_is_followed_by_a_new_one(vault, clock, how):
+    item = {"another item's": OTHER_ITEM, "a reader": None}.get(how, ITEM)
+    before = (await vault.open_session(DOMAIN, item, OWNER)).number
+    if how == "ended":
+        await vault.end_session(before)
+    if how == "expired":
+        clock.days(8)
+    named = 2**40 if how == "unknown" else before
+    after = (await vault.open_session(DOMAIN, ITEM, OWNER, named)).number
+    assert after > before
+    await vault.heartbeat(after)
+
+
+async def test_nobody_goes_on_with_the_session_of_another_owner(vault):
+    held = (await vault.open_session(DOMAIN, ITEM, OWNER)).number
+    for owner in (b"p" * 16, b""):
+        with pytest.raises(ItemBusy):
+            await vault.open_session(DOMAIN, ITEM, owner, held)
+
+
 async def test_a_fenced_session_has_ended_for_every_call(vault):
     await begun(vault, OTHER_ITEM)
     fenced = (await vault.open_session(DOMAIN, ITEM, OWNER)).number

@@ -73,6 +73,7 @@ class NewSession(msgspec.Struct, frozen=True):
     domain: Bytes16
     item: Bytes16 | None = None
     owner: Annotated[bytes, Meta(max_length=64)] = b""
+    resume: Number | None = None
 
 
 class Session(msgspec.Struct, frozen=True):

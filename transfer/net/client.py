@@ -149,9 +149,9 @@ class RemoteVault:
         await self._transport.repeated(once)
 
     async def open_session(
-        self, domain: bytes, item: bytes | None, owner: bytes = b""
+        self, domain: bytes, item: bytes | None, owner: bytes = b"", resume: int | None = None
     ) -> SessionInfo:
-        body = messages.NewSession(domain, item, owner)
+        body = messages.NewSession(domain, item, owner, resume)
         raw = await self._send("/sessions", {}, body)
         opened = documents.decode(raw, messages.Session, "the vault's session")
         return SessionInfo(opened.number, opened.fence, opened.keyring_version, opened.incarnation)

@@ -30,7 +30,9 @@ async def open_session(
     if asked.item is not None:
         caller.check_writes()
     async with service.turn(caller):
-        opened = await service.vault.open_session(asked.domain, asked.item, asked.owner)
+        opened = await service.vault.open_session(
+            asked.domain, asked.item, asked.owner, asked.resume
+        )
     return as_json(messages.Session(*opened))
 
 

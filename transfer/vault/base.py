@@ -72,12 +72,13 @@ class Vault(Protocol):
         """Compare-and-set: *version* is the newest + 1, signed by the domain's key, or Refused."""
 
     async def open_session(
-        self, domain: bytes, item: bytes | None, owner: bytes = b""
+        self, domain: bytes, item: bytes | None, owner: bytes = b"", resume: int | None = None
     ) -> SessionInfo:
         """Without an item, to read; with one, as the item's one writer.
 
         *owner* is OWNER_SIZE random bytes of a state directory, or empty for nobody. An open writer
-        of the same owner is what is left of a run that was killed: it is fenced, and has ended.
+        of the same owner is what is left of a run that was killed: it is fenced, and has ended,
+        unless *resume* is its number: then it goes on, and all that it was told holds.
         Another's raises ItemBusy, which names that session and since when it is open.
         """
 

@@ -45,9 +45,11 @@ class Ledger:
         self._incarnation, self._clock = incarnation, clock
         self.sessions = Sessions(catalog, clock)
 
-    def open_session(self, domain: bytes, item: bytes | None, owner: bytes) -> SessionInfo:
+    def open_session(
+        self, domain: bytes, item: bytes | None, owner: bytes, resume: int | None
+    ) -> SessionInfo:
         with self._catalog.begin() as connection:
-            number = self.sessions.open(connection, domain, item, checks.owner(owner))
+            number = self.sessions.open(connection, domain, item, checks.owner(owner), resume)
             version = self._newest(connection, domain)
         return SessionInfo(number, number, version, self._incarnation)
 

@@ -92,18 +92,23 @@ class MemoryVault:
         keyrings.append(bytes(keyring))
 
     async def open_session(
-        self, domain: bytes, item: bytes | None, owner: bytes = b""
+        self, domain: bytes, item: bytes | None, owner: bytes = b"", resume: int | None = None
     ) -> SessionInfo:
-        now = self._clock()
+        now, keyrings = self._clock(), self._domain(domain).keyrings
         for other in self._sessions.values():
             other.open = other.open and now - other.last_seen < SESSION_LIFE
             if item is not None and other.open and (other.domain, other.item) == (domain, item):
                 checks.may_replace(other.number, other.owner, other.opened, owner)
+                if other.number == resume:
+                    other.last_seen = now
+                    return self._session_info(other.number, keyrings)
                 other.open = False
         number = len(self._sessions) + 1
         owner = checks.owner(owner)
         self._sessions[number] = _Session(number, domain, item, owner, now, now)
-        keyrings = self._domain(domain).keyrings
+        return self._session_info(number, keyrings)
+
+    def _session_info(self, number: int, keyrings: Sequence[bytes]) -> SessionInfo:
         return SessionInfo(number, number, len(keyrings), self._info.incarnation)
 
     async def heartbeat(self, session: int) -> None:

@@ -20,15 +20,19 @@ class Sessions:
         self._catalog, self._clock = catalog, clock
 
     def open(
-        self, connection: sa.Connection, domain: bytes, item: bytes | None, owner: bytes
-    ) -> int:
-        """The new session's number; raises ItemBusy, VaultUnavailable."""
+        self, connection: sa.Connection, domain: bytes, item: bytes | None, owner: bytes,
+        resume: int | None,
+    ) -> int:  # fmt: skip
+        """The number of a new session, or of *resume*; raises ItemBusy, VaultUnavailable."""
         now, others = self._clock(), 0
         for row in self._all_open(connection):
             if now - row.last_seen > SESSION_LIFE:
                 put(connection, schema.sessions, [row._replace(state=SessionState.EXPIRED)])
             elif item is not None and (row.domain, row.item) == (domain, item):
                 checks.may_replace(row.number, row.owner, row.opened, owner)
+                if row.number == resume:
+                    put(connection, schema.sessions, [row._replace(last_seen=now)])
+                    return row.number
                 put(connection, schema.sessions, [row._replace(state=SessionState.FENCED)])
             elif row.domain == domain:
                 others += 1

@@ -94,11 +94,11 @@ class StoredVault:
         await self._call(self._ledger.add_keyring, domain, version, bytes(keyring))
 
     async def open_session(
-        self, domain: bytes, item: bytes | None, owner: bytes = b""
+        self, domain: bytes, item: bytes | None, owner: bytes = b"", resume: int | None = None
     ) -> SessionInfo:
         if item is not None:
             self._for_writing()
-        opening = self._call(self._ledger.open_session, domain, item, bytes(owner))
+        opening = self._call(self._ledger.open_session, domain, item, bytes(owner), resume)
         return await or_undone(opening, lambda session: self.end_session(session.number))
 
     async def heartbeat(self, session: int) -> None:
