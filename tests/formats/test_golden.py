@@ -36,7 +36,7 @@ from transfer.formats.entry import (
     encode_xattrs,
 )
 from transfer.formats.features import FeatureBits
-from transfer.formats.journal import Begin, End, PointPosted, Stored
+from transfer.formats.journal import Begin, End, PointPosted, Read, Stored
 from transfer.formats.point import Consistency, Counts, Mark, PointDetails
 from transfer.formats.record import (
     BadCopy,
@@ -455,6 +455,17 @@ def test_the_journal_says_what_it_said():
     assert journal.decode_all(raw) == (records, len(raw))
     assert b"".join(map(journal.encode, records)) == raw
     assert journal.decode_all(in_doubt) == (records[:3], len(in_doubt))
+
+
+def test_the_journal_says_what_was_read():
+    blocks = [reference_of(name).id for name in ("data_zstd", "data_raw")]
+    read = Read(
+        ((b"key of 16 bytes.", (blocks[0], None, blocks[1])), (b"another of 16 b.", (None,)))
+    )
+    records = [Begin(b"vault ID of 16 b", 3, 9, b"item ID of 16 by", bytes(32), 1, 65536), read]
+    raw = golden("journal_read")["raw"]
+    assert journal.decode_all(raw) == (records, len(raw))
+    assert b"".join(map(journal.encode, records)) == raw
 
 
 def test_every_flipped_bit_of_the_journal_ends_the_reading():

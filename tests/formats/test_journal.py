@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.formats.strategies import DATA, cuts, flipped, id_of, ids, references
 from transfer.errors import NewerFormat
 from transfer.formats import journal
-from transfer.formats.journal import Begin, End, PointPosted, Stored
+from transfer.formats.journal import Begin, End, PointPosted, Read, Stored
 from transfer.formats.reference import Reference
 
 names = st.binary(min_size=16, max_size=16)
@@ -19,7 +19,9 @@ begins = st.builds(
     st.integers(16, 22).map(lambda exponent: 2**exponent), st.binary(max_size=256),
 )  # fmt: skip
 stored = st.sets(references, min_size=1, max_size=5).map(lambda drawn: Stored(tuple(sorted(drawn))))
-inner = st.lists(stored | st.builds(PointPosted, ids), max_size=4)
+extents = st.tuples(names, st.lists(ids | st.none(), min_size=1, max_size=4).map(tuple))
+reads = st.lists(extents, min_size=1, max_size=3).map(lambda drawn: Read(tuple(drawn)))
+inner = st.lists(stored | reads | st.builds(PointPosted, ids), max_size=4)
 runs = st.tuples(begins, inner, st.builds(End, st.booleans())).map(lambda r: [r[0], *r[1], r[2]])
 journals = st.tuples(st.lists(runs, max_size=3), begins, inner).map(
     lambda parts: [*(record for run in parts[0] for record in run), parts[1], *parts[2]]
@@ -92,7 +94,10 @@ def raw_record(kind, body, version=1, reserved=b"\0\0", length=None, magic=b"TJR
     return head + xxhash.xxh3_64_digest(head + body) + body
 
 
-@pytest.mark.parametrize("later", [raw_record(3, b"?", 2), raw_record(5, b"?"), raw_record(0, b"")])
+@pytest.mark.parametrize(
+    "later",
+    [raw_record(3, b"?", 2), raw_record(5, b"?"), raw_record(7, b"?"), raw_record(0, b"")],
+)
 def test_an_intact_record_of_a_later_version_is_refused_by_name(later):
     with pytest.raises(NewerFormat, match=r"version \d, kind \d"):
         journal.decode_all(journal.encode(BEGIN) + later)
@@ -119,6 +124,12 @@ BAD_BODIES = [
     (3, msgspec.json.encode(PointPosted(b"p" * 31))),
     (4, b'{"committed":1}'),
     (4, b"\xff"),
+    (6, b""),
+    (6, b"k" * 19),
+    (6, b"k" * 16 + bytes(4)),
+    (6, b"k" * 16 + b"\2\0\0\0" + id_of(1)),
+    (6, b"k" * 16 + b"\1\0\0\0" + id_of(1) + b"k"),
+    (6, b"k" * 16 + b"\xff\xff\xff\xff" + id_of(1)),
 ]
 
 

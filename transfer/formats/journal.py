@@ -14,9 +14,11 @@
        2  stored  references (see reference.py) that the vault acknowledged
        3  point   JSON: ID of the point that is posted next
        4  end     JSON: whether the vault has the point
+       6  read    extents that were read, and what is in the vault of them; back to back:
+                  key (16), number of blocks (4), the ID of each (32), zeros for a block of zeros
 
-Integers are little-endian. Records stand back to back. All later versions keep these 20 bytes, so
-a record is of a later version only if its check holds.
+Kind 5 is never written. Integers are little-endian. Records stand back to back. All later versions
+keep these 20 bytes, so a record is of a later version only if its check holds.
 
 **A point is in doubt from its record on, until an end follows**: it may be in the vault or not,
 and only the vault can say. What else a journal says is a list of questions: it proves that a frame
@@ -27,7 +29,9 @@ nothing that was journalled stands behind it. Damage in the middle ends the read
 records are lost, and so a reader that stops early must ask the vault whether a point was posted.
 """
 
+import mmap
 import struct
+from collections.abc import Iterator
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -38,6 +42,8 @@ from transfer.errors import FormatError, NewerFormat
 from transfer.formats import documents
 from transfer.formats.documents import Bytes16, Bytes32, Count, Generation
 from transfer.formats.reference import (
+    ID_SIZE,
+    NULL_ID,
     REFERENCE_SIZE,
     Buffer,
     Reference,
@@ -47,8 +53,10 @@ from transfer.formats.reference import (
 from transfer.formats.stream import MAX_BLOCK, MIN_BLOCK
 
 MAX_STORED = 8192
+KEY_SIZE = 16
 MAX_BODY = MAX_STORED * REFERENCE_SIZE
 _HEADER = struct.Struct("<4sBB2sI8s")
+_EXTENT = struct.Struct(f"<{KEY_SIZE}sI")
 HEADER_SIZE = _HEADER.size
 _CHECK_AT = 12
 
@@ -76,6 +84,16 @@ class Stored(NamedTuple):
     references: tuple[Reference, ...]
 
 
+Ids = tuple[bytes | None, ...]
+"""Of an extent's blocks in order; None is zeros, which no vault stores."""
+
+
+class Read(NamedTuple):
+    """(key, IDs) of extents; the key is a hash of what proves that an extent is still the same."""
+
+    extents: tuple[tuple[bytes, Ids], ...]
+
+
 class PointPosted(msgspec.Struct, frozen=True):
     """Written before the point is posted: it is in doubt from here on."""
 
@@ -88,8 +106,8 @@ class End(msgspec.Struct, frozen=True):
     committed: bool
 
 
-Record = Begin | Stored | PointPosted | End
-_KINDS: dict[type[Record], int] = {Begin: 1, Stored: 2, PointPosted: 3, End: 4}
+Record = Begin | Stored | PointPosted | End | Read
+_KINDS: dict[type[Record], int] = {Begin: 1, Stored: 2, PointPosted: 3, End: 4, Read: 6}
 
 
 class Journal(NamedTuple):
@@ -101,6 +119,8 @@ def encode(record: Record) -> bytes:
     """Raises ValueError for a record that no reader would take."""
     if isinstance(record, Stored):
         body = encode_references(record.references)
+    elif isinstance(record, Read):
+        body = b"".join(_encode_extent(key, ids) for key, ids in record.extents)
     else:
         body = documents.encode(record)
     if not 0 < len(body) <= MAX_BODY:
@@ -115,18 +135,26 @@ def decode_all(raw: Buffer) -> Journal:
     Whoever needs to know what the rest said compares *good_length* with the whole. Raises only
     NewerFormat.
     """
-    view = memoryview(raw)
     records: list[Record] = []
     at = 0
-    while at < len(view):
-        try:
-            record, end = _decode(view, at)
-            _check_place(record, records)
-        except FormatError:
-            break
+    for record, end in walk(raw):
         records.append(record)
         at = end
     return Journal(records, at)
+
+
+def walk(raw: Buffer | mmap.mmap) -> Iterator[tuple[Record, int]]:
+    """As `decode_all`: each record and where it ends."""
+    at, before = 0, None
+    with memoryview(raw) as view:
+        while at < len(view):
+            try:
+                record, at = _decode(view, at)
+                _check_place(record, before)
+            except FormatError:
+                return
+            yield record, at
+            before = record
 
 
 def _decode(view: memoryview, at: int) -> tuple[Record, int]:
@@ -158,12 +186,32 @@ def _record(kind: int, body: bytes) -> Record:
             return Stored(decode_references(body))
         case 3:
             return documents.decode(body, PointPosted, what)
-        case _:
+        case 4:
             return documents.decode(body, End, what)
+        case _:
+            return Read(tuple(_extents(body)))
 
 
-def _check_place(record: Record, before: list[Record]) -> None:
+def _encode_extent(key: bytes, ids: Ids) -> bytes:
+    return _EXTENT.pack(key, len(ids)) + b"".join(id or NULL_ID for id in ids)
+
+
+def _extents(body: bytes) -> Iterator[tuple[bytes, Ids]]:
+    at = 0
+    while at < len(body):
+        if at + _EXTENT.size > len(body):
+            raise FormatError("a journal's extent is cut short")
+        key, count = _EXTENT.unpack_from(body, at)
+        at, end = at + _EXTENT.size, at + _EXTENT.size + count * ID_SIZE
+        if not count or end > len(body):
+            raise FormatError("a journal's extent is cut short")
+        ids = (body[each : each + ID_SIZE] for each in range(at, end, ID_SIZE))
+        yield key, tuple(id if id != NULL_ID else None for id in ids)
+        at = end
+
+
+def _check_place(record: Record, before: Record | None) -> None:
     """What stands before a begin belongs to no run."""
-    between_runs = not before or isinstance(before[-1], End)
+    between_runs = before is None or isinstance(before, End)
     if between_runs != isinstance(record, Begin):
         raise FormatError("a journal record is out of place")
