@@ -47,7 +47,9 @@ def sending(vault, opened):
     """Workers that read and seal."""
 
     @asynccontextmanager
-    async def line(workers=0, trust_parent=False, prepare=tasks.Tools, arguments=()):
+    async def line(
+        workers=0, trust_parent=False, prepare=tasks.Tools, arguments=(), reads=None
+    ):  # fmt: skip
         session = (await vault.open_session(opened.domain, os.urandom(16))).number
         async with (
             Pool(workers, prepare, (opened.seal_keys(), *arguments)) as pool,
@@ -55,8 +57,9 @@ def sending(vault, opened):
         ):
             nodes = NodeReader(pool, vault, session, group)
             sender = Sender(
-                pool, vault, session, opened.generation, group=group, trust_parent=trust_parent
-            )
+                pool, vault, session, opened.generation, group=group, trust_parent=trust_parent,
+                reads=reads, resumes=reads is not None,
+            )  # fmt: skip
             yield Line(pool, vault, session, nodes, sender, group)
 
     return line

@@ -6,7 +6,7 @@ import pytest
 
 from transfer.errors import NotFound, UsageError
 from transfer.formats.entry import FileType
-from transfer.sources.image import describe_image, image_size
+from transfer.sources.image import describe_image, settled_image
 
 
 def test_a_file_and_a_symlink_to_it(root):
@@ -14,7 +14,8 @@ def test_a_file_and_a_symlink_to_it(root):
     with open(path, "wb") as file:
         file.truncate(12345)
     os.symlink(b"image", path + b".link")
-    assert image_size(path) == image_size(path + b".link") == 12345
+    assert settled_image(path)[1:] == settled_image(path + b".link")[1:]
+    assert settled_image(path)[1] == 12345
     before = describe_image(path)
     assert before.type is FileType.FILE
     assert describe_image(path) == before
@@ -27,6 +28,6 @@ def test_what_is_no_image(root):
     os.mkfifo(os.path.join(root, b"fifo"))
     for name in (b"fifo", b"."):
         with pytest.raises(UsageError, match="neither"):
-            image_size(os.path.join(root, name))
+            settled_image(os.path.join(root, name))
     with pytest.raises(NotFound):
-        image_size(os.path.join(root, b"missing"))
+        settled_image(os.path.join(root, b"missing"))

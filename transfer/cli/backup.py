@@ -60,9 +60,10 @@ def run(args: argparse.Namespace) -> output.Outcome:
 
     result = options.run_agent(args, work, create=True)
     name = f"point {result.point[:16]}" if result.point else "dry run"
+    resumed = f"{size(result.bytes_resumed)} before, " if result.bytes_resumed else ""
     line = (
         f"{name} of {result.item}: {size(result.bytes_source)}, {result.files} files; "
-        f"read {size(result.bytes_read)}, stored {size(result.bytes_stored)} "
+        f"read {resumed}{size(result.bytes_read)}, stored {size(result.bytes_stored)} "
         f"in {result.seconds:.1f} s"
     )
     return output.of_result(result, [line])

@@ -3,7 +3,8 @@
     lock -> session -> parent and its mark -> sync -> send -> commit -> local head
 
 The parent is the newest point of the item; its mark is sealed into it, so both come from the same
-point. A run that fails or is interrupted leaves no point, and what it sent stays.
+point. A run that is interrupted leaves no point; its session stays open, and with it what it sent.
+The next run continues that session and reads on where its journal ends.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ import msgspec
 
 from transfer import __version__
 from transfer.crypto import signing
-from transfer.errors import NotStored, Refused, SessionEnded, UsageError
+from transfer.errors import NotStored, Refused, SessionEnded, TransientError, UsageError
 from transfer.formats import point as point_codec
 from transfer.formats.journal import Begin
 from transfer.formats.point import Mark, Point, PointDetails
@@ -23,7 +24,7 @@ from transfer.formats.reference import NULL_ID, Reference
 from transfer.formats.stream import MAX_BLOCK, MIN_BLOCK
 from transfer.jobs.agent import Agent
 from transfer.jobs.heartbeat import kept_alive
-from transfer.jobs.journal import RunJournal
+from transfer.jobs.journal import Interrupted, RunJournal
 from transfer.jobs.progress import Progress, Warning
 from transfer.jobs.protected import Protected, resolve
 from transfer.jobs.root import BackupOptions, Parent, RootSender
@@ -47,6 +48,7 @@ class BackupResult:
     consistency: str = ""
     bytes_source: int = 0
     bytes_read: int = 0
+    bytes_resumed: int = 0
     bytes_sent: int = 0
     bytes_stored: int = 0
     blocks_new: int = 0
@@ -91,14 +93,19 @@ class _Run:
     ) -> None:  # fmt: skip
         self.agent, self.options, self.progress, self.item = agent, options, progress, item
         self.protected, self.cache = protected, agent.node_cache(item)
+        self.before: Interrupted | None = None
 
     async def go(self) -> BackupResult:
         self.progress.phase_is("opening the view")
         agent = self.agent
         agent.check_keyring()
         journal = RunJournal(agent.state.path, agent.vault_id, self.item)
-        in_doubt = await asyncio.to_thread(journal.in_doubt)
-        session = await agent.vault.open_session(agent.domain, self.item, agent.machine.owner)
+        self.before = await asyncio.to_thread(journal.interrupted)
+        session = await agent.vault.open_session(
+            agent.domain, self.item, agent.machine.owner,
+            self.before.begin.session if self.before is not None else None,
+        )  # fmt: skip
+        resumable = self.options.dry_run and self.before is not None
         try:
             if session.keyring_version > agent.opened.keyring.version:
                 raise NotStored("another machine has changed the keyring meanwhile", "run again")
@@ -106,22 +113,25 @@ class _Run:
             async with pool, kept_alive(agent.vault, session.number):
                 if self.cache is not None:
                     await to_the_end(asyncio.to_thread(self.cache.open))
-                parent = await self._parent(pool, in_doubt)
+                parent = await self._parent(pool)
                 wanted = await agent.vault.wanted(session.number) if parent else []
                 result, point = await self._commit(pool, journal, session, parent, not wanted)
+        except (asyncio.CancelledError, TransientError):
+            resumable = not self.options.dry_run or resumable
+            raise
         finally:
-            journal.close()
+            await to_the_end(asyncio.to_thread(journal.close))
             if self.cache is not None:
                 self.cache.close()
-            # After a commit this changes nothing.
-            await to_the_end(agent.vault.end_session(session.number))
+            if not resumable:  # after a commit this changes nothing
+                await to_the_end(agent.vault.end_session(session.number))
         if point is not None:
             await to_the_end(
                 asyncio.to_thread(agent.remember_head, self.item, point.number, point.point_id)
             )
         return result
 
-    async def _parent(self, pool: Pool, in_doubt: bytes | None) -> Parent | None:
+    async def _parent(self, pool: Pool) -> Parent | None:
         """The newest point of this item; the vault's word for it is its signature."""
         stored = await self.agent.vault.points(self.agent.domain)
         decoded = [point_codec.decode(each.record) for each in stored]
@@ -129,7 +139,7 @@ class _Run:
         newest = max(mine, key=lambda each: each.order, default=None)
         if newest is not None:
             newest.check_parent()
-        self._compare_with_head(newest, in_doubt)
+        self._compare_with_head(newest)
         return newest and Parent(newest, await pool.call(tasks.open_point, newest.sealed))
 
     def _holds(self, point: Point) -> bool:
@@ -140,14 +150,16 @@ class _Run:
         self.progress.warn(os.fsencode(self.options.item), "bad-point", message)
         return False
 
-    def _compare_with_head(self, newest: Point | None, in_doubt: bytes | None) -> None:
+    def _compare_with_head(self, newest: Point | None) -> None:
         """Hear of a commit whose answer was lost; tell of points that were committed and are gone.
 
         Either way the point that is made now stands on what the vault has: its parent and its mark
         are one and the same point's.
         """
-        if newest is not None and newest.point_id == in_doubt:
+        before = self.before
+        if newest is not None and before is not None and newest.point_id == before.in_doubt:
             self.agent.remember_head(self.item, newest.number, newest.point_id)
+            self.before = None  # it has come to its end
         if why := self.agent.rolled_back(self.item, newest.number if newest else 0):
             self.progress.warn(os.fsencode(self.options.item), "vault-rolled-back", why)
 
@@ -163,12 +175,15 @@ class _Run:
         trust: bool,
     ) -> tuple[BackupResult, Point | None]:  # fmt: skip
         """Send and commit; once more without trust in the parent if its closure has a gap."""
+        resume = self.before is not None and not self.options.full
         while True:
-            begin = self._begin(session, parent)
-            await to_the_end(asyncio.to_thread(journal.begin, begin))
+            begin, resumes = self._begin(session, parent), False
+            if not self.options.dry_run:
+                resumes = await to_the_end(asyncio.to_thread(journal.begin, begin, resume))
             attempt = RootSender(
-                self.agent, self.options, self.progress, self.protected, self.cache
-            )
+                self.agent, self.options, self.progress, self.protected, self.cache, journal,
+                resumes,
+            )  # fmt: skip
             root, marks, sent = await attempt.send(pool, session.number, parent, trust)
             if self.options.dry_run:
                 return self._result(attempt, sent, None, parent), None
@@ -181,7 +196,7 @@ class _Run:
                 await to_the_end(asyncio.to_thread(journal.end, False))
                 if not trust or not isinstance(error, Missing):
                     raise
-                trust = False
+                trust, resume = False, True
                 continue
             await to_the_end(asyncio.to_thread(journal.end, True))
             if self.cache is not None:
@@ -216,8 +231,8 @@ class _Run:
             point.point_id.hex() if point else "", self.options.item,
             parent.point.point_id.hex() if parent else None,
             attempt.consistency.name.lower().replace("_", "-"), counts.bytes_source,
-            sent.bytes_read, sent.bytes_sent, sent.bytes_stored, sent.blocks_new, sent.nodes_new,
-            files=counts.files, sockets=counts.sockets,
+            sent.bytes_read, sent.bytes_resumed, sent.bytes_sent, sent.bytes_stored,
+            sent.blocks_new, sent.nodes_new, sent.blocks_resent, counts.files, counts.sockets,
         )  # fmt: skip
         return replace(
             result, warnings=self.progress.warnings, warnings_total=self.progress.warnings_total

@@ -110,6 +110,6 @@ def trusted(marks: list[Mark], name: bytes, now: TreeMark) -> tuple[int, Mounts]
             except msgspec.MsgspecError:
                 continue  # of a later version
             same = (then.boot, then.root, then.rules) == (now.boot, now.root, now.rules)
-            if same and then.moment <= now.moment:
+            if now.boot and same and then.moment <= now.moment:
                 return then.moment, dict(then.mounts)
     return 0, {}

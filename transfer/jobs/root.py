@@ -3,9 +3,10 @@
 What the marks of the parent point prove unchanged is not read, and what its tree holds is not sent.
 """
 
+import asyncio
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,12 +32,13 @@ from transfer.pipeline.batching import task_group
 from transfer.pipeline.directories import DirectoryBuilder
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.node_cache import NodeCache
+from transfer.pipeline.resume import Proofs, Reads
 from transfer.pipeline.send import Sender, Sent
 from transfer.pipeline.streams import send_stream
 from transfer.pipeline.tree import TreeOptions, TreeSender
 from transfer.pipeline.workers import Pool
 from transfer.policy.globs import Globs
-from transfer.sources.image import image_size
+from transfer.sources.image import settled_image
 from transfer.sources.reading import SourceChanged, SourceFile
 
 
@@ -66,8 +68,9 @@ class RootSender:
 
     def __init__(
         self, agent: Agent, options: BackupOptions, progress: Progress,
-        protected: list[Protected], cache: NodeCache | None = None,
+        protected: list[Protected], cache: NodeCache | None, reads: Reads, resumes: bool,
     ) -> None:  # fmt: skip
+        self.reads, self.resumes = reads, resumes
         self.agent, self.options, self.progress = agent, options, progress
         self.protected, self.cache = protected, cache
         self.counts, self.consistency = Counts(), Consistency.CRASH
@@ -88,7 +91,7 @@ class RootSender:
             sender = Sender(
                 pool, self.agent.vault, session, generation, group=group, trust_parent=trust,
                 sending=self.progress.sending, uploads=self.agent.uploads,
-                cache=self.cache,
+                cache=self.cache, reads=self.reads, resumes=self.resumes,
             )  # fmt: skip
             before = await _entries(nodes, root)
             builder = DirectoryBuilder(sender, set() if root is None else {root.id})
@@ -107,17 +110,18 @@ class RootSender:
         self, sender: Sender, nodes: NodeReader, each: Protected, old: Entry | None,
         old_marks: list[Mark],
     ) -> tuple[Entry, Mark]:  # fmt: skip
+        # Before the sync: of what is mapped and written during it, no later ctime need tell.
+        moment, chosen = time.time_ns(), self.options
         identity = await sender.pool.call(tasks.sync_source, each.place)
-        chosen = self.options
         rules = rules_of(
             sorted(chosen.exclude), chosen.exclude_caches, chosen.one_file_system,
             [other.path for other in self.protected],
         )  # fmt: skip
-        mark = TreeMark(time.time_ns(), self.boot, identity, rules)
+        mark = TreeMark(moment, self.boot, identity, rules)
         until, mounts = trusted(old_marks, each.name, mark)
         options = TreeOptions(
             chosen.block_size, Globs(chosen.exclude), chosen.exclude_caches,
-            chosen.one_file_system, self._own_directories(), until, mounts,
+            chosen.one_file_system, self._own_directories(), until, mounts, self._proofs(moment),
         )  # fmt: skip
         before = old.content.reference if old and isinstance(old.content, Root) else None
         async with task_group() as group:
@@ -147,14 +151,17 @@ class RootSender:
     async def _image(
         self, sender: Sender, nodes: NodeReader, each: Protected, old: Entry | None
     ) -> Entry:
-        size = image_size(each.path)
-        self.progress.bytes_total += size
-        file = SourceFile(each.place, os.path.basename(each.path), to_stat(each.status))
-        parent = self._image_parent(each, old)
+        parent, moment = self._image_parent(each, old), time.time_ns()
         try:
+            status, size, handle = await asyncio.to_thread(settled_image, each.path)
+            each = replace(each, status=status)
+            file = SourceFile(each.place, os.path.basename(each.path), to_stat(status))
+            # What a device's inode says is not about its content.
+            proof = None if each.is_device else self._proofs(moment).of(file.stat, handle)
+            self.progress.bytes_total += size
             content = await send_stream(
                 sender, nodes, file, size, self.options.block_size, parent, False,
-                self.progress.read,
+                self.progress.read, proof,
             )  # fmt: skip
             torn = not each.is_device and not to_stat(os.stat(each.path)).same_content(file.stat)
         except (SourceChanged, OSError) as error:
@@ -166,6 +173,10 @@ class RootSender:
         self._count(size, 1, 1, 0, torn)
         sparse = not each.is_device and each.status.st_blocks * 512 < size
         return each.bare_entry(FileType.DISK, content)._replace(sparse=sparse)
+
+    def _proofs(self, moment: int) -> Proofs:
+        generation = self.agent.opened.generation
+        return Proofs(self.boot, moment, generation, self.options.block_size)
 
     def _image_parent(self, each: Protected, old: Entry | None) -> Descriptor | None:
         parent = old.content if old and isinstance(old.content, Descriptor) else None
@@ -196,5 +207,4 @@ def _boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
-        # Unknown: no other run's stat proves anything.
-        return f"{os.getpid()}-{time.monotonic_ns()}"
+        return ""  # unknown: no other run's stat proves anything

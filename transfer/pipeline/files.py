@@ -13,6 +13,7 @@ from transfer.formats.entry import Content, Entry, FileType, Inline
 from transfer.formats.stream import Descriptor
 from transfer.pipeline import tasks
 from transfer.pipeline.fetch import NodeReader
+from transfer.pipeline.resume import SETTLED, Proof, Proofs
 from transfer.pipeline.send import Sender
 from transfer.pipeline.streams import assemble, send_stream
 from transfer.pipeline.workers import Leased
@@ -20,7 +21,6 @@ from transfer.sources.base import Scanned
 from transfer.sources.reading import SourceChanged, SourceFile
 
 MAX_BATCH = 256  # files read in one task
-_SETTLED = 2 * 10**9  # ns; a ctime younger than this before the sync proves nothing
 
 
 class Report(Protocol):
@@ -55,7 +55,7 @@ class Found(NamedTuple):
             before is not None
             and before.type is FileType.FILE and before.size == self.scanned.stat.size
             and (before.mtime, before.ctime) == (entry.mtime, entry.ctime)
-            and before.handle == entry.handle and entry.ctime < until - _SETTLED
+            and before.handle == entry.handle and entry.ctime < until - SETTLED
             and not (isinstance(before.content, Descriptor)
                      and before.content.block_size != block_size)
         )  # fmt: skip
@@ -65,8 +65,11 @@ Rescan = Callable[[bytes], Awaitable[Scanned | None]]
 
 
 class FileSender:
-    def __init__(self, sender: Sender, nodes: NodeReader, block_size: int, report: Report) -> None:
-        self.counts = FileCounts()
+    def __init__(
+        self, sender: Sender, nodes: NodeReader, block_size: int, report: Report,
+        proofs: Proofs | None = None,
+    ) -> None:  # fmt: skip
+        self.counts, self._proofs = FileCounts(), proofs
         self._sender, self._nodes = sender, nodes
         self._block_size, self._report = block_size, report
         # Content by inode, and how many names of it have not been seen yet.
@@ -132,6 +135,7 @@ class FileSender:
         self, place: Place, batch: Sequence[Found], contents: dict[bytes, Content],
         again: list[Found],
     ) -> None:  # fmt: skip
+        batch = await self._not_recalled(batch, contents)
         reads = await self._read(place, [each.scanned for each in batch], True)
         for each, read in zip(batch, reads, strict=True):
             if read.code in ("changed", "replaced"):
@@ -140,6 +144,32 @@ class FileSender:
                 self._unreadable(place, each.name, read.code, read.message)
             else:
                 contents[each.name] = await self._content(each.scanned, read)
+
+    async def _not_recalled(
+        self, batch: Sequence[Found], contents: dict[bytes, Content]
+    ) -> list[Found]:
+        """Those of *batch* that no interrupted run has read."""
+        keys = [self._key(each.scanned) for each in batch]
+        known = await self._sender.recalled([key for key in keys if key is not None])
+        recalled = dict(zip((key for key in keys if key is not None), known, strict=True))
+        left: list[Found] = []
+        for each, key in zip(batch, keys, strict=True):
+            ids = recalled.get(key) if key is not None else None
+            if ids is None:
+                left.append(each)
+                continue
+            size = each.scanned.stat.size
+            contents[each.name] = await assemble(self._sender, size, self._block_size, ids)
+            self._remember(each.scanned, contents[each.name])
+            self._sender.sent.bytes_resumed += size
+        return left
+
+    def _proof(self, scanned: Scanned) -> Proof | None:
+        return self._proofs and self._proofs.of(scanned.stat, scanned.entry.handle)
+
+    def _key(self, scanned: Scanned) -> bytes | None:
+        proof = self._proof(scanned)
+        return proof and proof.key(0, scanned.stat.size)
 
     async def _again(self, place: Place, each: Found, rescan: Rescan) -> Entry | None:
         """Scan and read *each* once more, and at last without minding that it changes."""
@@ -183,14 +213,17 @@ class FileSender:
         file = SourceFile(place, scanned.entry.name, scanned.stat)
         old = before.content if before and isinstance(before.content, Descriptor) else None
         content = await send_stream(
-            self._sender, self._nodes, file, scanned.stat.size, self._block_size, old, strict
-        )
+            self._sender, self._nodes, file, scanned.stat.size, self._block_size, old, strict,
+            proof=self._proof(scanned) if strict else None,
+        )  # fmt: skip
         self._remember(scanned, content)
         return content
 
     async def _read(
         self, place: Place, scanned: Sequence[Scanned], strict: bool
     ) -> list[tasks.FileRead]:
+        if not scanned:
+            return []
         files = [SourceFile(place, each.entry.name, each.stat) for each in scanned]
 
         async def work(worker: Leased) -> list[tasks.FileRead]:
@@ -202,6 +235,11 @@ class FileSender:
 
         reads = await self._sender.pool.run(work)
         self._sender.sent.bytes_read += sum(file.stat.size for file in files)
+        if strict:
+            keys = (self._key(each) for each in scanned)
+            await self._sender.note(
+                [(key, read.ids) for key, read in zip(keys, reads, strict=True) if key and read.ids]
+            )
         return reads
 
     async def _content(self, scanned: Scanned, read: tasks.FileRead) -> Content:

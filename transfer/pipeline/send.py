@@ -13,11 +13,13 @@ from itertools import accumulate, islice
 from typing import NamedTuple
 
 from transfer.errors import NotStored
+from transfer.formats.journal import Ids
 from transfer.formats.reference import Reference
 from transfer.formats.stream import FIXED, MAX_BLOCK, MIN_BLOCK, Descriptor
 from transfer.pipeline import tasks
 from transfer.pipeline.batching import Batcher
 from transfer.pipeline.node_cache import NodeCache
+from transfer.pipeline.resume import NoReads, Reads
 from transfer.pipeline.sealing import frame_room
 from transfer.pipeline.workers import Leased, Pool
 from transfer.vault.base import MAX_FRAMES, Outcome, Vault
@@ -54,9 +56,11 @@ class Sent:
     """Counters of one run."""
 
     bytes_read: int = 0
+    bytes_resumed: int = 0
     bytes_sent: int = 0
     bytes_stored: int = 0
     blocks_new: int = 0
+    blocks_resent: int = 0
     nodes_new: int = 0
 
 
@@ -64,21 +68,23 @@ class Sender:
     """Blocks and nodes of one point, into one session.
 
     With *trust_parent* off nothing is taken to be there because the parent has it. *sending* is
-    called with the size of each call of frames; *uploads* such calls are under way at once.
+    called with the size of each call of frames; *uploads* such calls are under way at once. *reads*
+    knows what was read and notes it; with *resumes*, some of that was in a run that did not end.
     """
 
     def __init__(
         self, pool: Pool, vault: Vault, session: int, generation: int, *, group: asyncio.TaskGroup,
         trust_parent: bool, sending: Callable[[int], None] = lambda size: None, uploads: int = 1,
-        cache: NodeCache | None = None,
+        cache: NodeCache | None = None, reads: Reads | None = None, resumes: bool = False,
     ) -> None:  # fmt: skip
+        self._reads, self._resumes = reads or NoReads(), resumes
         self.pool, self.sent, self.trust_parent = pool, Sent(), trust_parent
         self._vault, self._session, self._generation = vault, session, generation
         self._sending, self._cache = sending, cache
         self._have: Batcher[list[bytes], list[bool]] = Batcher(
             group, self._ask_have, len, limit=MAX_ASKED, count=256
         )
-        self._store: Batcher[Frames, None] = Batcher(
+        self._store: Batcher[Frames, int] = Batcher(
             group, self._store_frames, lambda each: each.weight, limit=MAX_CALL, count=256,
             parallel=uploads,
         )  # fmt: skip
@@ -91,7 +97,8 @@ class Sender:
         there = iter(await self._vault.have(self._session, tasks.DATA, self._generation, asked))
         return [list(islice(there, len(ids))) for ids in questions]
 
-    async def _store_frames(self, parts: list[Frames]) -> list[None]:
+    async def _store_frames(self, parts: list[Frames]) -> list[int]:
+        """How many frames of each were there already."""
         size = sum(len(part.raw) for part in parts)
         self._sending(size)
         outcomes = await self._vault.store(self._session, b"".join(part.raw for part in parts))
@@ -100,7 +107,26 @@ class Sender:
         stored = sum(outcome is Outcome.STORED for outcome in outcomes)
         self.sent.bytes_sent += size
         self.sent.bytes_stored += size * stored // max(1, len(outcomes))
-        return [None] * len(parts)
+        answers = iter(outcomes)
+        return [
+            sum(each is Outcome.EXISTED for each in islice(answers, part.frames)) for part in parts
+        ]
+
+    async def recalled(self, keys: Sequence[bytes]) -> list[Ids | None]:
+        """The IDs of what an interrupted run read under these, where the vault has all of them."""
+        if not self._resumes:
+            return [None] * len(keys)
+        found = await self._reads.recall(keys)
+        asked = list({id for ids in found if ids is not None for id in ids if id is not None})
+        there: dict[bytes | None, bool] = {None: True}
+        if asked:
+            there.update(zip(asked, await self._have.ask(asked), strict=True))
+        return [ids and (ids if all(there[id] for id in ids) else None) for ids in found]
+
+    async def note(self, extents: Sequence[tuple[bytes, Ids]]) -> None:
+        """Their blocks were read and are stored: a later run may go on from there."""
+        if extents:
+            await self._reads.note(extents)
 
     async def blocks(
         self, worker: Leased, ids: Sequence[bytes | None], known: frozenset[bytes] = frozenset()
@@ -118,8 +144,9 @@ class Sender:
         if not wanted:
             return
         lengths = await worker.call(tasks.seal_kept, wanted)
-        await self._store.ask(Frames(bytes(worker.slot[: sum(lengths)]), len(lengths)))
+        again = await self._store.ask(Frames(bytes(worker.slot[: sum(lengths)]), len(lengths)))
         self.sent.blocks_new += len(lengths)
+        self.sent.blocks_resent += again
 
     async def node(
         self, tag: int, plain: bytes, children: bytes, known: frozenset[bytes] = frozenset()
@@ -130,6 +157,9 @@ class Sender:
         )
 
     async def _nodes_together(self, nodes: list[Node]) -> list[Reference]:
+        if self._resumes:
+            nodes = await self._not_there(nodes)
+
         async def work(worker: Leased) -> list[Reference]:
             sealed = await worker.call(tasks.seal_nodes, [(*node,) for node in nodes])
             count = sum(length > 0 for _, length in sealed)
@@ -144,6 +174,16 @@ class Sender:
             return named
 
         return await self.pool.run(work)
+
+    async def _not_there(self, nodes: list[Node]) -> list[Node]:
+        """The interrupted run sent nodes too: those that are whole in the vault are known."""
+        references = await self.pool.call(tasks.identify_nodes, [node[:3] for node in nodes])
+        there: set[bytes] = set()
+        for tag in {each.tag for each in references}:
+            ids = [each.id for each in references if each.tag == tag]
+            has = await self._vault.have(self._session, tag, self._generation, ids)
+            there.update(id for id, yes in zip(ids, has, strict=True) if yes)
+        return [node._replace(known=node.known | there) for node in nodes]
 
     async def content(self, content: bytes) -> Descriptor:
         """A stream of what is at hand: at most one block."""

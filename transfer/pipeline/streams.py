@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from transfer.errors import FormatError, FrameMissing
+from transfer.formats.journal import Ids
 from transfer.formats.reference import Kind, Reference, tag_of
 from transfer.formats.stream import (
     FANOUT,
@@ -26,28 +27,31 @@ from transfer.formats.stream import (
 from transfer.pipeline import tasks
 from transfer.pipeline.batching import task_group
 from transfer.pipeline.fetch import NodeReader
+from transfer.pipeline.resume import Proof
 from transfer.pipeline.send import Sender
 from transfer.pipeline.workers import Leased
 from transfer.sources.reading import SourceFile
 
 T = TypeVar("T")
-Slots = tuple[bytes | None, ...]
+Slots = Ids
 AHEAD = 4
 
 
 async def send_stream(
     sender: Sender, nodes: NodeReader, file: SourceFile, length: int, block_size: int,
     parent: Descriptor | None, strict: bool, done: Callable[[int], None] = lambda size: None,
+    proof: Proof | None = None,
 ) -> Descriptor:  # fmt: skip
     """Send *length* bytes of *file*; *parent* is the stream that the parent point has of it.
 
-    *done* is called with the bytes of each leaf that is sent, holes included. Raises SourceChanged
-    if the file is another one, or (*strict*) was written; OSError.
+    With *proof* what an interrupted run read of it is not read again. *done* is called with the
+    bytes of each leaf that is sent, holes included. Raises SourceChanged if the file is another
+    one, or (*strict*) was written; OSError.
     """
     if parent is not None and (parent.block_size != block_size or not sender.trust_parent):
         parent = None
     before = ParentStream(nodes, parent)
-    leaves = _Leaves(sender, file, length, block_size, before, strict)
+    leaves = _Leaves(sender, file, length, block_size, before, strict, proof)
     builder = StreamBuilder(sender, length, block_size, before)
     ahead: deque[asyncio.Task[Slots]] = deque()
     async with task_group() as group:
@@ -118,9 +122,9 @@ class _Leaves:
 
     def __init__(
         self, sender: Sender, file: SourceFile, length: int, block_size: int,
-        before: ParentStream, strict: bool,
+        before: ParentStream, strict: bool, proof: Proof | None,
     ) -> None:  # fmt: skip
-        self._sender, self._file, self._strict = sender, file, strict
+        self._sender, self._file, self._strict, self._proof = sender, file, strict, proof
         self._length, self._block_size, self._before = length, block_size, before
 
     async def send(self, start: int) -> Slots:
@@ -133,14 +137,26 @@ class _Leaves:
         async def batch(first: int, count: int) -> None:
             at = start + first * self._block_size
             length = min(count * self._block_size, end - at)
-            ids[first : first + count] = await self._batch(at, length, known)
+            ids[first : first + count] = await self._known_batch(at, length, known)
 
         per_batch = max(1, tasks.BATCH // self._block_size)
         runs = block_runs(extents, start, self._block_size, per_batch)
         await _together([batch(first, count) for first, count in runs])
         return tuple(ids)
 
-    async def _batch(self, offset: int, length: int, known: frozenset[bytes]) -> list[bytes | None]:
+    async def _known_batch(self, offset: int, length: int, known: frozenset[bytes]) -> Ids:
+        if self._proof is None:
+            return await self._batch(offset, length, known)
+        key = self._proof.key(offset, length)
+        (ids,) = await self._sender.recalled([key])
+        if ids is not None:
+            self._sender.sent.bytes_resumed += length
+            return ids
+        ids = await self._batch(offset, length, known)
+        await self._sender.note([(key, ids)])
+        return ids
+
+    async def _batch(self, offset: int, length: int, known: frozenset[bytes]) -> Ids:
         async def work(worker: Leased) -> list[bytes | None]:
             found: list[bytes | None] = await worker.call(
                 tasks.read_blocks, self._file, offset, length, self._block_size, self._strict
@@ -150,7 +166,7 @@ class _Leaves:
 
         ids = await self._sender.pool.run(work)
         self._sender.sent.bytes_read += length
-        return ids
+        return tuple(ids)
 
 
 def block_runs(

@@ -198,6 +198,14 @@ def seal_kept(lane: Lane[Tools], wanted: Sequence[tuple[int, bytes]]) -> list[in
     return lengths
 
 
+def identify_nodes(lane: Lane[Tools], nodes: Sequence[tuple[int, bytes, bytes]]) -> list[Reference]:
+    """Of (tag, plaintext, child list)."""
+    return [
+        Reference(tag, lane.tools.sealer.id_of(tag, children, plain))
+        for tag, plain, children in nodes
+    ]
+
+
 def seal_nodes(
     lane: Lane[Tools], nodes: Sequence[tuple[int, bytes, bytes, frozenset[bytes]]]
 ) -> list[tuple[bytes, int]]:

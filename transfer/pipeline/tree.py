@@ -20,6 +20,7 @@ from transfer.pipeline import tasks
 from transfer.pipeline.directories import DirectoryBuilder
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.files import FileSender, Found, Report
+from transfer.pipeline.resume import Proofs
 from transfer.pipeline.send import Sender
 from transfer.policy.globs import Globs
 from transfer.sources.base import Scanned
@@ -39,6 +40,7 @@ class TreeOptions:
     """ctime below which the parent's stat proves that a file is unchanged; 0: nothing does."""
     mounts: dict[bytes, bytes] = field(default_factory=dict)
     """File systems by the paths at which the parent point crossed into them."""
+    proofs: Proofs | None = None
 
 
 @dataclass
@@ -95,7 +97,7 @@ class TreeSender:
         self, sender: Sender, nodes: NodeReader, options: TreeOptions, report: Report,
         group: asyncio.TaskGroup,
     ) -> None:  # fmt: skip
-        self.files = FileSender(sender, nodes, options.block_size, report)
+        self.files = FileSender(sender, nodes, options.block_size, report, options.proofs)
         self.entries = self.sockets = 0
         self.mounts: dict[bytes, bytes] = {}
         self._sender, self._nodes, self._options = sender, nodes, options

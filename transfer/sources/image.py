@@ -5,6 +5,7 @@ import stat as modes
 
 from transfer.errors import NotFound, UsageError
 from transfer.files.metadata import Stat, to_stat
+from transfer.sources.handles import file_handle
 
 
 def open_image(path: bytes) -> int:
@@ -23,8 +24,14 @@ def open_image(path: bytes) -> int:
     raise UsageError(f"{shown} is neither a regular file nor a block device")
 
 
-def image_size(path: bytes | int) -> int:
-    return describe_image(path).size
+def settled_image(path: bytes) -> tuple[os.stat_result, int, bytes]:
+    """The image's status, size and handle, once all that was written to it is on its disk."""
+    fd = open_image(path)
+    try:
+        os.fsync(fd)
+        return os.fstat(fd), os.lseek(fd, 0, os.SEEK_END), file_handle(fd, b"")
+    finally:
+        os.close(fd)
 
 
 def describe_image(path: bytes | int) -> Stat:

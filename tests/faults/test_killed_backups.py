@@ -1,0 +1,118 @@
+"""kill -9 at random moments, again and again: the next run goes on where the last one was.
+
+What a killed run had journalled is counted before the next one begins. That one must know all of
+it, read the rest, and send nothing that the vault has.
+"""
+
+import filecmp
+import os
+import random
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance import trees
+from tests.acceptance.compare import differences
+from tests.acceptance.needs import space
+from tests.acceptance.served import shell_at
+from tests.acceptance.shell import kill
+from transfer.files.metadata import to_stat
+from transfer.formats.journal import Read, decode_all
+from transfer.formats.stream import DEFAULT_BLOCK
+from transfer.pipeline import tasks
+from transfer.pipeline.resume import Proofs
+from transfer.sources.handles import file_handle
+
+MIB = 2**20
+SETTLE = 2.1  # seconds, until a ctime proves something
+SLOW = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def sources():
+    """Small ones, and what the promise is about: an image of 2 GiB, and a tree."""
+    top = Path(tempfile.mkdtemp(prefix="transfer-kills-"))
+    space(top, 8 << 30)
+
+    def make(name):
+        path = top / name
+        if not path.exists():
+            kind, size = name.split("-")
+            if kind == "image":
+                trees.image(path, int(size) * MIB)
+            else:
+                trees.many_files(path, int(size))
+                trees.image(path / "large", int(size) * MIB // 50)
+            time.sleep(SETTLE)
+        return path
+
+    yield make
+    shutil.rmtree(top)
+
+
+def noted(top):
+    """The keys of what the journal knows as read."""
+    found = list((top / "state" / "journals").glob("*"))
+    records = decode_all(found[0].read_bytes()).records if found else []
+    return {key for each in records if isinstance(each, Read) for key, _ in each.extents}
+
+
+def extents(source):
+    """(key, bytes) of all that can be noted of *source*, as the specification of keys says."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    proofs = Proofs(boot, time.time_ns(), 1, DEFAULT_BLOCK)
+    for path in [source] if source.is_file() else source.rglob("*"):
+        if path.is_dir():
+            continue
+        with path.open("rb") as file:
+            stat, handle = os.fstat(file.fileno()), file_handle(file.fileno(), b"")
+        proof = proofs.of(to_stat(stat), handle)
+        step = tasks.BATCH if source.is_file() or stat.st_size > tasks.BATCH else stat.st_size or 1
+        for offset in range(0, stat.st_size, step):
+            length = min(step, stat.st_size - offset)
+            yield proof.key(offset, length), length
+
+
+def wait_for(process, top, count):
+    """Until so many extents are journalled, or the process has ended."""
+    while process.poll() is None and len(noted(top)) < count:
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("place", ["near", "far"])
+@pytest.mark.parametrize(
+    ("name", "kills", "step"),
+    [
+        ("image-160", 4, 3), ("tree-4000", 4, 80),
+        pytest.param("image-2048", 50, 3, marks=SLOW),
+        pytest.param("tree-20000", 50, 80, marks=SLOW),
+    ],
+)  # fmt: skip
+@pytest.mark.timeout(300)
+def test_a_killed_backup_goes_on_where_it_was(sources, work, place, name, kills, step):
+    source, shell = sources(name), shell_at(work, place)
+    sizes, moments = dict(extents(source)), random.Random(f"{name} {place}")
+    for _ in range(kills):
+        before = noted(work)
+        process = shell.start("backup", "item", source)
+        wait_for(process, work, len(before) + moments.randrange(2 * step))
+        time.sleep(moments.uniform(0, 0.02))
+        assert kill(process.pid)
+        assert process.wait() == -9
+        shell.finish(process, None)
+        assert noted(work) >= before
+    known = sum(sizes[key] for key in noted(work))
+    result = shell("backup", "item", source)
+    assert result["warnings"] == []
+    assert 0 < known == result["bytes_resumed"]
+    assert result["bytes_read"] == result["bytes_source"] - known == sum(sizes.values()) - known
+    assert result["blocks_resent"] == 0
+    assert shell("vault", "verify", work / "vault", plain=True)["damaged"] == []
+    shell("restore", "item", "--to", work / "back")
+    if source.is_dir():
+        assert differences(source, work / "back" / source.name) == []
+    else:
+        assert filecmp.cmp(source, work / "back", shallow=False)

@@ -1,0 +1,72 @@
+"""Resume: what an interrupted run has read is not read again, where it is proven to be the same.
+
+A run notes each extent that it read, under a key that hashes all that proves the content: the boot,
+device, inode, handle, size, mtime and ctime of the file, block size and place. A later run that
+finds an extent under the same key has the IDs of its blocks without reading it. It still asks the
+vault for every one of them, so a note that is stale, foreign or made up costs a question.
+
+A ctime proves nothing unless the file was quiet before: it is taken after a sync, for pages that
+are mapped and dirty have no ctime yet, and is 2 s older than that, for clocks of file systems are
+coarse. And it proves nothing across a crash of the machine, which may lose a ctime and keep the
+data that was written with it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from blake3 import blake3
+
+from transfer.files.metadata import Stat
+from transfer.formats.journal import KEY_SIZE, Ids
+
+SETTLED = 2 * 10**9  # ns
+
+
+class Proof(NamedTuple):
+    """That a file's content is what it was; extents of it have keys."""
+
+    hashed: bytes
+
+    def key(self, offset: int, length: int) -> bytes:
+        return blake3(self.hashed + b"%d %d" % (offset, length)).digest(KEY_SIZE)
+
+
+class Proofs(NamedTuple):
+    """What proves something in this run: it synced at *moment*, ns of the file system's clock.
+
+    *boot* is empty where boots cannot be told apart: then nothing is proven.
+    """
+
+    boot: str
+    moment: int
+    generation: int
+    block_size: int
+
+    def of(self, stat: Stat, handle: bytes) -> Proof | None:
+        """None for a file that was written too lately, or after the sync."""
+        if not self.boot or stat.ctime >= self.moment - SETTLED:
+            return None
+        said = (
+            self.boot, self.generation, self.block_size, stat.dev, stat.ino, stat.size, stat.mtime,
+            stat.ctime, handle.hex(),
+        )  # fmt: skip
+        return Proof(blake3(repr(said).encode()).digest())
+
+
+class Reads(Protocol):
+    """What was read, by key; a run's own notes need not be found before the next run."""
+
+    async def recall(self, keys: Sequence[bytes]) -> list[Ids | None]: ...
+
+    async def note(self, extents: Sequence[tuple[bytes, Ids]]) -> None:
+        """Their blocks are in the vault."""
+
+
+class NoReads:
+    """Of a run that goes on from nowhere and leaves nothing to go on from."""
+
+    async def recall(self, keys: Sequence[bytes]) -> list[Ids | None]:
+        return [None] * len(keys)
+
+    async def note(self, extents: Sequence[tuple[bytes, Ids]]) -> None:
+        pass
