@@ -11,6 +11,7 @@ import pytest
 from tests.acceptance import trees
 from tests.acceptance.compare import differences
 from tests.acceptance.shell import Shell, alive, children, kill
+from transfer.targets.names import key_of
 
 PATIENCE = 1.0  # seconds that a worker has after its parent's death
 SEEDS = [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))]
@@ -99,7 +100,7 @@ def test_killed_workers_cost_a_retry_and_not_the_run(source, finished, tmp_path,
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["backup", "restore"])
-def test_a_signal_ends_a_run_with_130_and_nothing_temporary(
+def test_a_signal_ends_a_run_with_130_and_leaves_only_what_it_goes_on_with(
     source, finished, tmp_path, command, number
 ):
     words = ("item", source) if command == "backup" else ("item", "--to", tmp_path / "back")
@@ -113,9 +114,14 @@ def test_a_signal_ends_a_run_with_130_and_nothing_temporary(
     assert answer["exit"] == 130
     assert workers
     assert wait_until_gone(workers, PATIENCE)
-    assert left_overs(tmp_path) == []
     if command == "backup":
+        assert left_overs(tmp_path) == []
         assert shell("backup", "item", source)["files"] > 1500
+    else:
+        assert all(key_of(os.fsencode(path.name)) for path in left_overs(tmp_path))
+        shell("restore", *words)
+        assert left_overs(tmp_path) == []
+        assert differences(source, tmp_path / "back" / "source") == []
 
 
 def under_way(top):

@@ -74,7 +74,7 @@ def receiving(vault, opened, tmp_path):
     @asynccontextmanager
     async def line(workers=0):
         session = (await vault.open_session(opened.domain, None)).number
-        arguments = (opened.seal_keys(), os.fsencode(out), "none")
+        arguments = (opened.seal_keys(), os.fsencode(out), "none", opened.generation)
         async with Pool(workers, write_tasks.WriteTools, arguments) as pool, task_group() as group:
             nodes = NodeReader(pool, vault, session, group)
             yield Line(pool, vault, session, nodes, None, group)

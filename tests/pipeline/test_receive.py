@@ -11,7 +11,8 @@ from transfer.formats.entry import Entry, FileType, Inline, Root, Slice
 from transfer.formats.reference import Kind, tag_of
 from transfer.pipeline.check import TreeChecker
 from transfer.pipeline.directories import DirectoryBuilder
-from transfer.pipeline.receive import ReceiveOptions, TreeReceiver
+from transfer.pipeline.receive import TreeReceiver
+from transfer.pipeline.receive_files import ReceiveOptions
 from transfer.pipeline.receive_streams import Received
 from transfer.pipeline.streams import assemble
 from transfer.targets.names import TEMPORARY

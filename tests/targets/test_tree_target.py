@@ -12,7 +12,7 @@ from transfer.files.metadata import ACLS
 from transfer.formats.entry import Entry, FileType
 from transfer.sources.scan import list_names, scan
 from transfer.targets import target_errors
-from transfer.targets.names import TEMPORARY, is_abandoned, temporary_name
+from transfer.targets.names import TEMPORARY, is_abandoned, temporary_name, unowned
 from transfer.targets.tree import TreeTarget
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may")
@@ -187,9 +187,6 @@ def test_another_worker_goes_on(root, target, place, path):
     target.write(place, temporary, 0, b"one")
     other = TreeTarget(root)
     other.write(place, temporary, 3, b"two")
-    other.sync_file(place, temporary)
-    view = memoryview(bytearray(10))
-    assert target.read(place, temporary, 0, view) == 6
     assert other.finish_file(place, temporary, b"name", entry()) == []
     assert read(path(b"name")) == b"onetwo"
     other.close()
@@ -322,6 +319,9 @@ def test_it_leaves_no_descriptor(root, place):
 
 def test_what_a_dead_process_left_is_abandoned_and_what_a_living_one_writes_is_not():
     assert not is_abandoned(temporary_name())
+    assert not is_abandoned(temporary_name(b"key"))
+    assert is_abandoned(unowned(temporary_name(b"key")))
+    assert is_abandoned(TEMPORARY + b"%d.deadbeef-0123" % os.getpid())  # before the machine started
     process = subprocess.Popen(["true"])
     name = TEMPORARY + b"%d-0123" % process.pid
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)

@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--include", action="append", default=[], metavar="GLOB",
         help="only what matches, as --exclude of backup does; may be repeated")  # fmt: skip
     add("--overwrite", choices=("never", "changed", "always"), default="never",
-        help="what exists: stays (default), is replaced if it differs, or always")  # fmt: skip
+        help="what exists stays (default), gets what differs, or is written anew")  # fmt: skip
     add("--owner", choices=("number", "name", "none"), default="number",
         help="set owners by number (default), by name, or leave them yours")  # fmt: skip
     add("--dry-run", action="store_true", help="write nothing")
@@ -54,8 +54,9 @@ def run(args: argparse.Namespace) -> output.Outcome:
             return await job.restore(agent, chosen, progress)
 
     result = options.run_agent(args, work)
+    kept = f"kept {size(result.bytes_kept)}, " if result.bytes_kept else ""
     line = (
-        f"point {result.point[:16]} of {result.item}: wrote {size(result.bytes_written)}, "
+        f"point {result.point[:16]} of {result.item}: {kept}wrote {size(result.bytes_written)}, "
         f"{result.files} files in {result.seconds:.1f} s"
     )
     return output.of_result(result, [line])

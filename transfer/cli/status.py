@@ -1,4 +1,4 @@
-"""This machine, its vault and keyring, and the last point of each item.
+"""This machine, its vault and keyring, the last point of each item, and unfinished restores.
 
 Examples:
   transfer status --vault /mnt/vault
@@ -7,6 +7,7 @@ Exit status: 0 done, 64 no vault or no keyring in it, 65 a point is damaged, 77 
 """
 
 import argparse
+import os
 from typing import TYPE_CHECKING, Any
 
 from transfer.cli import options, output
@@ -21,7 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> output.Outcome:
-    from transfer.jobs.points import list_points
+    from transfer.jobs.points import list_points, rfc3339
+    from transfer.jobs.unfinished import unfinished
 
     async def work(agent: "Agent") -> dict[str, Any]:
         listed = await list_points(agent)
@@ -38,8 +40,13 @@ def run(args: argparse.Namespace) -> output.Outcome:
                 {"item": each.item, "machine": each.machine, "point": each.point, "time": each.time}
                 for each in newest.values()
             ],
+            "unfinished": [
+                {"item": each.item, "point": each.point.hex(), "begun": rfc3339(each.begun),
+                 "target": os.fsdecode(each.target)}
+                for each in unfinished(agent.state) if each.vault == agent.vault_id
+            ],
             "damaged": listed.damaged,
-        }
+        }  # fmt: skip
 
     found = options.run_agent(args, work)
     lines = [
@@ -52,6 +59,12 @@ def run(args: argparse.Namespace) -> output.Outcome:
     for each in found["items"]:
         name = output.printable(f"{each['machine']}/{each['item']}")
         lines.append(f"item     {name}  {each['time']}  {each['point'][:16]}")
+    for each in found["unfinished"]:
+        target = output.printable(each["target"])
+        lines.append(
+            f"restore  {target} is not whole: {output.printable(each['item'])} "
+            f"{each['point'][:16]}, begun {each['begun']}; the same restore goes on"
+        )
     return output.Outcome(found, lines, DamagedData.exit_code if found["damaged"] else 0)
 
 

@@ -50,6 +50,16 @@ def _call(name: str, *arguments: Any) -> None:
         raise OSError(number, os.strerror(number))
 
 
+@cache
+def boot_id() -> str:
+    """Another one each time the machine starts; empty where nobody knows."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
 def filesystem_type(place: bytes | int) -> str | int:
     """The name of the file system at *place*, or its magic number where we know no name."""
     import ctypes

@@ -1,6 +1,8 @@
 """Restore and verify: give a point back into a target, or read all of it and say what is damaged.
 
-A run that meets damage goes on: everything else is restored, and what is missing is named.
+A run that meets damage goes on: everything else is restored, and what is missing is named. One that
+is interrupted leaves a mark; the next of the same point into the same target fetches only what is
+not there.
 """
 
 import asyncio
@@ -12,22 +14,30 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transfer.errors import NotFound, TargetRefused, TargetUnusable, UsageError
+from blake3 import blake3
+
+from transfer.errors import NotFound, TargetRefused, TargetUnusable, TransientError, UsageError
 from transfer.files.directories import Place, identity
+from transfer.files.metadata import to_stat
+from transfer.files.system import boot_id
 from transfer.formats.entry import Entry, FileType
 from transfer.formats.reference import Reference
 from transfer.formats.stream import Descriptor
+from transfer.jobs import unfinished
 from transfer.jobs.agent import Agent, ListedPoint
 from transfer.jobs.heartbeat import kept_alive
 from transfer.jobs.progress import Progress, Warning
-from transfer.pipeline import write_tasks
+from transfer.jobs.unfinished import RestoreMark
+from transfer.pipeline import present_tasks, write_tasks
 from transfer.pipeline.batching import task_group
 from transfer.pipeline.check import TreeChecker
 from transfer.pipeline.fetch import NodeReader
-from transfer.pipeline.receive import ReceiveOptions, TreeReceiver
+from transfer.pipeline.overwrite import Overwrite
+from transfer.pipeline.receive import TreeReceiver
+from transfer.pipeline.receive_files import ReceiveOptions
 from transfer.pipeline.receive_streams import Extents, Received, StreamReceiver
 from transfer.pipeline.workers import Leased, Pool
-from transfer.pipeline.write_tasks import FrameAt
+from transfer.pipeline.write_tasks import FrameAt, Piece
 from transfer.policy.globs import Globs
 from transfer.targets import image
 from transfer.vault.waiting import to_the_end
@@ -51,6 +61,7 @@ class RestoreResult:
     item: str
     bytes_received: int = 0
     bytes_written: int = 0
+    bytes_kept: int = 0
     blocks: int = 0
     files: int = 0
     damaged: list[str] = field(default_factory=list)
@@ -90,7 +101,8 @@ class _Run:
         agent = self.agent
         session = await agent.vault.open_session(agent.domain, None)
         try:
-            pool = agent.pool(self.workers, write_tasks.WriteTools, root, owner)
+            generation = self.listed.point.generation
+            pool = agent.pool(self.workers, write_tasks.WriteTools, root, owner, generation)
             alive = kept_alive(agent.vault, session.number)
             async with pool, alive, task_group() as group:
                 yield pool, NodeReader(pool, agent.vault, session.number, group), group
@@ -99,6 +111,30 @@ class _Run:
 
     async def restore(self, options: RestoreOptions) -> RestoreResult:
         target = os.path.abspath(os.fsencode(options.to))
+        if options.dry_run:
+            return await self._restore(options, target, Overwrite(options.overwrite))
+        listed, agent = self.listed, self.agent
+        mark = RestoreMark(
+            agent.state, unfinished.mark(agent.vault_id, listed.id, listed.details.item, target)
+        )
+        whole, earlier = False, await to_the_end(asyncio.to_thread(mark.begin))
+        begun = earlier.begun if earlier is not None else None
+        crashed = earlier is not None and earlier.boot != boot_id()
+        try:
+            result = await self._restore(
+                options, target, Overwrite(options.overwrite, begun, crashed)
+            )
+            whole = True
+            return result
+        except UsageError:
+            whole = earlier is None  # it was refused, and nothing was begun
+            raise
+        finally:
+            await to_the_end(asyncio.to_thread(mark.end, whole))
+
+    async def _restore(
+        self, options: RestoreOptions, target: bytes, overwrite: Overwrite
+    ) -> RestoreResult:
         is_directory = os.path.isdir(target)
         selection = _Selection(options.paths, options.include)
         root = target if is_directory else os.path.dirname(target)
@@ -118,8 +154,9 @@ class _Run:
                 for entry in images:
                     in_place = one_image and not is_directory
                     path = target if in_place else os.path.join(target, entry.name)
-                    await self._image(pool, nodes, entry, path, options)
-                await self._trees(pool, nodes, entries, Place(target), options, selection, group)
+                    await self._image(pool, nodes, entry, path, overwrite)
+                choice = ReceiveOptions(overwrite, selection, self.listed.id)
+                await self._trees(pool, nodes, entries, Place(target), choice, group)
         self._unmatched(selection)
         return self._result()
 
@@ -133,11 +170,12 @@ class _Run:
             self.progress.warn(path, "missing", "it is not in this point")
 
     async def _image(
-        self, pool: Pool, nodes: NodeReader, entry: Entry, path: bytes, options: RestoreOptions
+        self, pool: Pool, nodes: NodeReader, entry: Entry, path: bytes, overwrite: Overwrite
     ) -> None:
         assert isinstance(entry.content, Descriptor)
-        replace = options.overwrite != "never"
-        with image.image_target(path, entry.content.length, replace) as target:
+        replace = overwrite.mode != "never" or _is_ours(path, overwrite)
+        key = blake3(self.listed.id + os.path.basename(path)).hexdigest(8).encode()
+        with image.image_target(path, entry.content.length, replace, key) as target:
             # The very file that is held here, whatever gets its name meanwhile.
             link = b"/proc/%d/fd/%d" % (os.getpid(), target.fd)
             held = write_tasks.HeldImage(link, identity(target.fd))
@@ -145,15 +183,25 @@ class _Run:
             async def write(
                 worker: Leased, frames: list[FrameAt], zeros: Extents
             ) -> list[Reference]:
-                holes = zeros if replace else []
+                holes = zeros if target.has_content else []
                 self.progress.read(sum(each.piece.size for each in frames))
                 found: list[Reference] = await worker.call(
                     write_tasks.write_image, held, frames, holes
                 )
                 return found
 
+            async def present(worker: Leased, pieces: list[Piece]) -> list[bool]:
+                found: list[bool] = await worker.call(present_tasks.present_in_image, held, pieces)
+                self.progress.read(sum(p.size for p, has in zip(pieces, found, strict=True) if has))
+                return found
+
+            compares = target.has_content and (overwrite.resumes or overwrite.mode == "changed")
             receiver = StreamReceiver(pool, nodes, self.received)
-            damaged = await receiver.run(entry.content, write)
+            try:
+                damaged = await receiver.run(entry.content, write, present if compares else None)
+            except (asyncio.CancelledError, TransientError):
+                target.leave()
+                raise
             await to_the_end(asyncio.to_thread(target.finish))
         self.received.files += 1
         name = entry.name.decode(errors="backslashreplace")
@@ -161,9 +209,8 @@ class _Run:
 
     async def _trees(
         self, pool: Pool, nodes: NodeReader, entries: list[Entry], place: Place,
-        options: RestoreOptions, selection: "_Selection", group: asyncio.TaskGroup,
+        choice: ReceiveOptions, group: asyncio.TaskGroup,
     ) -> None:  # fmt: skip
-        choice = ReceiveOptions(options.overwrite, selection)
         trees = [entry for entry in entries if entry.type is FileType.DIRECTORY]
         receiver = TreeReceiver(pool, nodes, self.received, choice, self.progress, group)
         for entry in trees:
@@ -186,10 +233,18 @@ class _Run:
         received = self.received
         return RestoreResult(
             self.listed.id.hex(), self.listed.details.item, received.bytes_received,
-            received.bytes_written, received.blocks, received.files, received.damaged,
-            self.progress.warnings, self.progress.warnings_total,
+            received.bytes_written, received.bytes_kept, received.blocks, received.files,
+            received.damaged, self.progress.warnings, self.progress.warnings_total,
             round(time.monotonic() - self.started, 3),
         )  # fmt: skip
+
+
+def _is_ours(path: bytes, overwrite: Overwrite) -> bool:
+    """Whether the interrupted restore may have written the file that is there."""
+    try:
+        return overwrite.is_ours(to_stat(os.lstat(path)))
+    except FileNotFoundError:
+        return False
 
 
 def _make_target(target: bytes) -> None:

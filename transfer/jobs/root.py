@@ -13,6 +13,7 @@ from typing import NamedTuple
 from transfer.errors import UsageError, ViewBroken
 from transfer.files.directories import Place
 from transfer.files.metadata import to_stat
+from transfer.files.system import boot_id
 from transfer.formats.entry import Entry, FileType, Root
 from transfer.formats.point import Consistency, Counts, Mark, Point, PointDetails
 from transfer.formats.reference import Reference
@@ -74,7 +75,7 @@ class RootSender:
         self.agent, self.options, self.progress = agent, options, progress
         self.protected, self.cache = protected, cache
         self.counts, self.consistency = Counts(), Consistency.CRASH
-        self.boot = _boot_id()
+        self.boot = boot_id()
 
     async def send(
         self, pool: Pool, session: int, parent: Parent | None, trust: bool
@@ -201,10 +202,3 @@ class RootSender:
 async def _entries(nodes: NodeReader, root: Reference | None) -> dict[bytes, Entry]:
     """The parent point's PATHs; what cannot be read has no parent, and is read in full."""
     return {entry.name: entry async for entry, _ in nodes.entries(root, damaged=[])}
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""  # unknown: no other run's stat proves anything

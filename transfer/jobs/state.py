@@ -9,6 +9,7 @@ throttle.json, limits   see machine_limits.py, and throttle/shared.py
 runs/PID-N              see control.py
 locks/ITEM              one writer per item on this machine
 journals/VAULT.ITEM     see journal.py
+restores/HASH           see unfinished.py
 nodes/VAULT.ITEM        nodes of the item's newest point; see pipeline/node_cache.py
 
 Directories are 0700 and files 0600; nobody else may own them.

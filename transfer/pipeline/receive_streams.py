@@ -15,7 +15,11 @@ from transfer.pipeline.write_tasks import FrameAt, Piece
 
 Extents = list[tuple[int, int]]
 Use = Callable[[Leased, list[FrameAt], Extents], Awaitable[list[Reference]]]
+Present = Callable[[Leased, list[Piece]], Awaitable[list[bool]]]
 AT_ONCE = 8  # batches under way; each waits for a lane before it takes memory
+QUICK = (
+    0.05  # seconds; who fetches for longer fetches less at a time, for an end may come meanwhile
+)
 
 
 @dataclass
@@ -24,6 +28,7 @@ class Received:
 
     bytes_received: int = 0
     bytes_written: int = 0
+    bytes_kept: int = 0
     blocks: int = 0
     files: int = 0
     damaged: list[str] = field(default_factory=list)
@@ -82,29 +87,36 @@ async def batches(
 
 
 class StreamReceiver:
-    """Runs *use* for each batch of a stream, several at a time; returns what was damaged."""
+    """Runs *use* for each batch of a stream, several at a time; returns what was damaged.
+
+    What is *present* in the target is neither fetched nor used. Whoever is killed loses what was
+    fetched and not used yet. So blocks are fetched one by one, and whole batches only where these
+    come quickly: they cost less.
+    """
 
     def __init__(self, pool: Pool, nodes: NodeReader, received: Received) -> None:
         self._pool, self._nodes, self._received = pool, nodes, received
+        self._is_quick = False
 
-    async def run(self, content: Content, use: Use) -> list[str]:
+    async def run(self, content: Content, use: Use, present: Present | None = None) -> list[str]:
         unreadable: Extents = []
         bad: list[Piece] = []
         window = asyncio.Semaphore(AT_ONCE)
 
         async def batch(pieces: list[Piece], zeros: Extents) -> None:
-            async def work(worker: Leased) -> list[Reference]:
-                frames = await fill(self._nodes, worker, pieces, self._received)
-                return await use(worker, frames, zeros)
+            async def work(worker: Leased) -> tuple[list[Piece], list[Reference]]:
+                there = await present(worker, pieces) if present else [False] * len(pieces)
+                lacking = [piece for piece, has in zip(pieces, there, strict=True) if not has]
+                return lacking, await self._fetched(worker, lacking, zeros, use)
 
             try:
-                failed = await self._pool.run(work)
+                lacking, failed = await self._pool.run(work)
             finally:
                 window.release()
-            lost = [piece for piece in pieces if piece.reference in failed]
+            lost = [piece for piece in lacking if piece.reference in failed]
             bad.extend(lost)
-            whole = sum(piece.size for piece in pieces) - sum(piece.size for piece in lost)
-            self._received.bytes_written += whole
+            self._received.bytes_kept += _size(pieces) - _size(lacking)
+            self._received.bytes_written += _size(lacking) - _size(lost)
 
         async with task_group() as group:
             async for pieces, zeros in batches(self._nodes, content, unreadable):
@@ -115,3 +127,21 @@ class StreamReceiver:
         return [f"{piece.size} bytes at {piece.offset}: {piece.reference}" for piece in bad] + [
             f"{size} bytes at {at}" for at, size in unreadable
         ]
+
+    async def _fetched(
+        self, worker: Leased, pieces: Sequence[Piece], zeros: Extents, use: Use
+    ) -> list[Reference]:
+        clock, failed = asyncio.get_running_loop().time, list[Reference]()
+        while pieces or zeros:
+            count = len(pieces) if self._is_quick else 1
+            began = clock()
+            frames = await fill(self._nodes, worker, pieces[:count], self._received)
+            if frames:
+                self._is_quick = clock() - began < QUICK
+            failed += await use(worker, frames, zeros)
+            pieces, zeros = pieces[count:], []
+        return failed
+
+
+def _size(pieces: Sequence[Piece]) -> int:
+    return sum(piece.size for piece in pieces)

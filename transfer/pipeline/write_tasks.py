@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple, ParamSpec
 
 from transfer.errors import IntegrityError, TargetRefused
@@ -9,7 +10,8 @@ from transfer.files.directories import Place, identity
 from transfer.files.metadata import Stat
 from transfer.formats.entry import Entry, FileType
 from transfer.formats.reference import Reference
-from transfer.pipeline.sealing import Opener, SealKeys
+from transfer.pipeline.sealing import Identifier, Opener, SealKeys
+from transfer.pipeline.tasks import DATA
 from transfer.pipeline.worker_process import Lane
 from transfer.targets import image
 from transfer.targets.tree import TreeTarget
@@ -20,8 +22,10 @@ P = ParamSpec("P")
 class WriteTools:
     """One worker's opener and targets."""
 
-    def __init__(self, secrets: SealKeys, root: bytes, owner: str) -> None:
+    def __init__(self, secrets: SealKeys, root: bytes, owner: str, generation: int) -> None:
         self.opener = Opener(secrets)
+        self.identify = partial(Identifier(secrets.id_keys).id_of, generation, DATA, b"")
+        """The ID of a block in the point that is restored."""
         self.target = TreeTarget(root, owner)
         self.image: tuple[HeldImage, int] | None = None
 
@@ -89,16 +93,24 @@ class Written(NamedTuple):
     error: str = ""
 
 
-def enter_directory(lane: Lane[WriteTools], place: Place, name: bytes) -> Place:
-    """Make it, or go on in the one that is there, without what a killed restore left in it."""
-    below = lane.tools.target.enter_directory(place, name)
-    lane.tools.target.sweep(below)
-    return below
+def enter_directory(
+    lane: Lane[WriteTools], place: Place, name: bytes, resume: bool
+) -> tuple[Place, dict[bytes, bytes]]:
+    """Make it, or go on in the one that is there, without what a killed restore left in it.
+
+    With *resume* unfinished files that have a key stay until the end; their names by key.
+    """
+    target = lane.tools.target
+    below = target.enter_directory(place, name)
+    target.sweep(below, keyed=not resume)
+    return below, target.leftovers(below) if resume else {}
 
 
 def finish_directory(
-    lane: Lane[WriteTools], place: Place, entry: Entry, pinned: Place
+    lane: Lane[WriteTools], place: Place, entry: Entry, pinned: Place, resume: bool
 ) -> list[str]:
+    if resume:
+        lane.tools.target.sweep(pinned)
     return lane.tools.target.finish_directory(place, entry, pinned.pin)
 
 
@@ -136,7 +148,7 @@ def _done_before(lane: Lane[WriteTools], place: Place, entry: Entry) -> Written 
 
     What that try did not finish goes.
     """
-    lane.tools.target.sweep(place)
+    lane.tools.target.sweep(place, keyed=False)
     stat = lane.tools.target.exists(place, entry.name)
     if stat is None or (stat.type, stat.mtime) != (entry.type, entry.mtime):
         return None
@@ -205,23 +217,33 @@ def _content(lane: Lane[WriteTools], frame: FrameAt, at: int) -> bytes | None:
     return plain if len(plain) == size else None
 
 
-def create_large(lane: Lane[WriteTools], place: Place, name: bytes, size: int) -> bytes:
-    return lane.tools.target.create_file(place, name, size)
+def create_large(
+    lane: Lane[WriteTools], place: Place, name: bytes, size: int, key: bytes, leftover: bytes
+) -> tuple[bytes, bool]:
+    """The temporary name, and whether it is the *leftover* of another run, with what is in it."""
+    target = lane.tools.target
+    adopted = target.adopt(place, leftover, size) if leftover else None
+    return adopted or target.create_file(place, name, size, key), adopted is not None
 
 
 def write_blocks(
     lane: Lane[WriteTools], place: Place, temporary: bytes, frames: Sequence[FrameAt],
-    holes: Sequence[tuple[int, int]], sparse: bool,
+    holes: Sequence[tuple[int, int]], sparse: bool, used: bool,
 ) -> list[Reference]:  # fmt: skip
-    """Write blocks of a large file; the references of those that do not open."""
+    """Write blocks of a large file; the references of those that do not open.
+
+    One that is *used* may have content where zeros should be.
+    """
     damaged = []
     for frame, content in _contents(lane, frames):
         if content is None:
             damaged.append(frame.piece.reference)
         else:
             lane.tools.target.write(place, temporary, frame.piece.offset, content, sparse)
-    if not sparse:
-        for offset, length in holes:
+    for offset, length in holes:
+        if used:
+            lane.tools.target.clear(place, temporary, offset, length)
+        if not sparse:
             lane.tools.target.allocate(place, temporary, offset, length)
     return damaged
 
@@ -242,6 +264,10 @@ def finish_large(
 
     done = _done_before(lane, place, entry) if again else None
     return done or _caught(finish)
+
+
+def leave(lane: Lane[WriteTools], place: Place, temporary: bytes) -> None:
+    lane.tools.target.leave(place, temporary)
 
 
 def discard(lane: Lane[WriteTools], place: Place, temporary: bytes) -> None:

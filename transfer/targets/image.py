@@ -12,7 +12,7 @@ from transfer.errors import NotFound, TargetRefused, TargetUnusable
 from transfer.files.metadata import anchored
 from transfer.formats.reference import Buffer
 from transfer.targets import target_errors
-from transfer.targets.names import publish, temporary_name
+from transfer.targets.names import is_abandoned, key_of, publish, temporary_name, unowned
 from transfer.targets.zeros import make_hole, write_all, write_zeros
 
 _BLKZEROOUT = 0x127F
@@ -22,10 +22,15 @@ _FLAGS = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class ImageTarget:
-    """An image that is being written through *fd*; a new file has a *temporary* name until then."""
+    """An image that is being written through *fd*; a new file has a *temporary* name until then.
 
-    def __init__(self, path: bytes, fd: int, temporary: bytes | None = None) -> None:
-        self.path, self.fd, self.temporary = path, fd, temporary
+    *has_content*: some of it may be right already.
+    """
+
+    def __init__(
+        self, path: bytes, fd: int, temporary: bytes | None = None, has_content: bool = False
+    ) -> None:
+        self.path, self.fd, self.temporary, self.has_content = path, fd, temporary, has_content
 
     def finish(self) -> None:
         """Return when all that was written is durable, under its name."""
@@ -44,6 +49,17 @@ class ImageTarget:
             finally:
                 os.close(directory)
 
+    def leave(self) -> None:
+        """Leave a new file unfinished, to whoever goes on with it."""
+        if self.temporary is not None:
+            above = os.path.dirname(self.path)
+            with suppress(OSError):
+                os.rename(
+                    os.path.join(above, self.temporary),
+                    os.path.join(above, unowned(self.temporary)),
+                )
+            self.temporary = None
+
     def close(self) -> None:
         """Close it; what is not finished and has no name of its own goes."""
         os.close(self.fd)
@@ -53,8 +69,11 @@ class ImageTarget:
 
 
 @contextmanager
-def image_target(path: bytes, size: int, replace: bool) -> Iterator[ImageTarget]:
+def image_target(path: bytes, size: int, replace: bool, key: bytes = b"") -> Iterator[ImageTarget]:
     """*path*, to be written, with room for *size* bytes.
+
+    A new file has a temporary name with *key*; if one is left over that bears it, that is gone on
+    with.
 
     A symlink is refused: it may be a trap, and whoever means what it leads to can name that. Those
     in /dev are the system's own names of devices, and are followed.
@@ -64,7 +83,7 @@ def image_target(path: bytes, size: int, replace: bool) -> Iterator[ImageTarget]
     *replace* allows them, TargetUnusable for a device that is in use or too small.
     """
     with target_errors(path, *_UNUSABLE):
-        target = _open(_device_of(path), size, replace)
+        target = _open(_device_of(path), size, replace, key)
     try:
         yield target
     finally:
@@ -80,17 +99,17 @@ def _device_of(path: bytes) -> bytes:
     return real if is_device else path
 
 
-def _open(path: bytes, size: int, replace: bool) -> ImageTarget:
+def _open(path: bytes, size: int, replace: bool, key: bytes) -> ImageTarget:
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
-        return _create(path, size)
+        return _adopted(path, size, key) or _create(path, size, key)
     if modes.S_ISLNK(mode):
         raise TargetRefused(f"{_shown(path)} is a symlink", "name what it leads to")
     if modes.S_ISREG(mode):
-        return ImageTarget(path, _open_file(path, size, replace))
+        return ImageTarget(path, _open_file(path, size, replace), has_content=replace)
     if modes.S_ISBLK(mode):
-        return ImageTarget(path, _open_device(path, size, replace))
+        return ImageTarget(path, _open_device(path, size, replace), has_content=True)
     raise TargetRefused(f"{_shown(path)} is neither a regular file nor a block device")
 
 
@@ -113,8 +132,25 @@ def _name_of(fd: int) -> bytes:
     return os.readlink(anchored(fd))
 
 
-def _create(path: bytes, size: int) -> ImageTarget:
-    temporary = temporary_name()
+def _adopted(path: bytes, size: int, key: bytes) -> ImageTarget | None:
+    """What an interrupted restore has left of it, if that is ours alone."""
+    above = os.path.dirname(path)
+    with suppress(OSError):
+        found = [name for name in map(os.fsencode, os.listdir(above or b".")) if is_abandoned(name)]
+        for name in (each for each in found if key and key_of(each) == key):
+            temporary = temporary_name(key)
+            os.rename(os.path.join(above, name), os.path.join(above, temporary))
+            fd = os.open(os.path.join(above, temporary), _FLAGS | os.O_NONBLOCK)
+            target, stat = ImageTarget(path, fd, temporary, has_content=True), os.fstat(fd)
+            if modes.S_ISREG(stat.st_mode) and (stat.st_nlink, stat.st_uid) == (1, os.geteuid()):
+                os.ftruncate(fd, size)
+                return target
+            target.close()
+    return None
+
+
+def _create(path: bytes, size: int, key: bytes) -> ImageTarget:
+    temporary = temporary_name(key)
     above = os.path.dirname(path)
     try:
         fd = os.open(os.path.join(above, temporary), _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)

@@ -9,13 +9,14 @@ import os
 import stat as modes
 from functools import lru_cache
 
-from transfer.files.metadata import ACLS
+from transfer.files.metadata import ACLS, Stat
 from transfer.formats.entry import Entry, FileType
 
 Inode = int | bytes
 _FORBIDDEN = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL,
               errno.ENOSYS, errno.EOVERFLOW}  # fmt: skip
 # "No space" is said of the inode's own room here, not of the disk.
+_OTHERS_WRITE = modes.S_IWGRP | modes.S_IWOTH
 _NO_XATTR = _FORBIDDEN | {errno.ENOSPC, errno.E2BIG, errno.ERANGE, errno.ENODATA}
 
 
@@ -34,6 +35,19 @@ def set_metadata(inode: Inode, entry: Entry, owner: str) -> list[str]:
     if not _set_times(inode, entry.mtime):
         failed.append("times")
     return failed
+
+
+def may_stay(entry: Entry, there: Stat, owner: str) -> bool:
+    """Whether a file with the entry's content may be kept, and be given its metadata.
+
+    Not one that somebody else may have open for writing, or has another name for: that would give
+    rights away, or change what is theirs.
+    """
+    return (
+        there.uid in (_wanted_owner(entry, owner)[0], os.geteuid())
+        and not there.mode & _OTHERS_WRITE & ~entry.mode
+        and (there.nlink == 1 or bool(entry.link_group))
+    )
 
 
 def _wanted_owner(entry: Entry, owner: str) -> tuple[int, int]:

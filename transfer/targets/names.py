@@ -7,23 +7,41 @@ from contextlib import suppress
 
 from transfer.errors import TargetRefused
 from transfer.files.metadata import anchored, stat_at, to_stat
-from transfer.files.system import rename_new
+from transfer.files.system import boot_id, rename_new
 
 TEMPORARY = b".transfer-"
 _NO_NOREPLACE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
 
 
-def temporary_name() -> bytes:
-    """A new one for something that is not finished, by this process."""
-    return TEMPORARY + b"%d-" % os.getpid() + secrets.token_hex(8).encode()
+def temporary_name(key: bytes = b"") -> bytes:
+    """A new one for something that is not finished, by this process; *key* tells what it is."""
+    made_by = b"%d.%s-" % (os.getpid(), _boot())
+    return TEMPORARY + made_by + (key + b"-" if key else b"") + secrets.token_hex(8).encode()
+
+
+def unowned(name: bytes) -> bytes:
+    """The same temporary name, but of no process."""
+    return TEMPORARY + b"0." + name.removeprefix(TEMPORARY).partition(b".")[2]
+
+
+def key_of(name: bytes) -> bytes:
+    """What a temporary name is the key of, or nothing."""
+    parts = name.removeprefix(TEMPORARY).split(b"-")
+    return parts[1] if name.startswith(TEMPORARY) and len(parts) == 3 else b""
+
+
+def _boot() -> bytes:
+    return boot_id().partition("-")[0].encode()
 
 
 def is_abandoned(name: bytes) -> bool:
     """Whether *name* is a temporary one of a process that is no more."""
-    owner = name.removeprefix(TEMPORARY).partition(b"-")[0]
+    owner, _, boot = name.removeprefix(TEMPORARY).partition(b"-")[0].partition(b".")
     if not name.startswith(TEMPORARY) or not owner.isdigit():
         return False
+    if boot and boot != _boot():
+        return True
     try:
         with open(b"/proc/%s/stat" % owner, "rb") as file:
             state = file.read().rpartition(b")")[2].split()[0]

@@ -19,12 +19,13 @@ from transfer.files.system import sync_filesystem
 from transfer.formats.entry import Entry, FileType
 from transfer.formats.reference import Buffer
 from transfer.targets import target_errors
-from transfer.targets.metadata import set_metadata
-from transfer.targets.names import is_abandoned, link, publish, temporary_name
+from transfer.targets.metadata import may_stay, set_metadata
+from transfer.targets.names import is_abandoned, key_of, link, publish, temporary_name, unowned
 from transfer.targets.zeros import make_hole, runs, write_all
 
 _OPEN_FILES = 64
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
+_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -101,10 +102,13 @@ class TreeTarget:
         with target_errors(below.path):
             return set_metadata(self._directories.fd(below), entry, self._owner)
 
-    def create_file(self, place: Place, name: bytes, length: int) -> bytes:
-        """Make an empty file of *length* for the caller alone, and return its temporary name."""
+    def create_file(self, place: Place, name: bytes, length: int, key: bytes = b"") -> bytes:
+        """Make an empty file of *length* for the caller alone, and return its temporary name.
+
+        With a *key* another process may go on with it, if this one dies.
+        """
         with self._directory(place, name) as fd:
-            temporary = temporary_name()
+            temporary = temporary_name(key)
             file = os.open(temporary, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=fd)
             self._keep(place, temporary, file)
             try:
@@ -119,7 +123,7 @@ class TreeTarget:
     ) -> None:
         """Write all of *view*; with *sparse*, aligned pages of zeros become holes."""
         with target_errors(place.child(temporary).path):
-            file = self._file(place, temporary)
+            file = self.descriptor(place, temporary)
             content = memoryview(view)
             if not sparse:
                 return write_all(file, offset, content)
@@ -129,24 +133,23 @@ class TreeTarget:
                 else:
                     write_all(file, offset + start, content[start:end])
 
+    def clear(self, place: Place, temporary: bytes, offset: int, length: int) -> None:
+        """Make *length* zeros of what stands there."""
+        with target_errors(place.child(temporary).path):
+            make_hole(self.descriptor(place, temporary), offset, length)
+
     def allocate(self, place: Place, temporary: bytes, offset: int, length: int) -> None:
         """Take the space for *length* zeros, in a file that must not have holes."""
         if length:
             with target_errors(place.child(temporary).path):
-                os.posix_fallocate(self._file(place, temporary), offset, length)
+                os.posix_fallocate(self.descriptor(place, temporary), offset, length)
 
-    def read(self, place: Place, temporary: bytes, offset: int, view: memoryview) -> int:
-        """Fill *view* with what was written, to resume: fewer bytes only at the end."""
-        done = 0
-        file = self._file(place, temporary)
-        while done < len(view) and (got := os.preadv(file, [view[done:]], offset + done)):
-            done += got
-        return done
-
-    def sync_file(self, place: Place, temporary: bytes) -> None:
-        """Return when what was written to the file is durable."""
-        with target_errors(place.child(temporary).path):
-            os.fdatasync(self._file(place, temporary))
+    def leave(self, place: Place, temporary: bytes) -> None:
+        """Leave the unfinished file, as one of nobody, to whoever goes on with it."""
+        self._forget(place, temporary)
+        with _gone_is_fine():
+            fd = self._directories.fd(place)
+            os.rename(temporary, unowned(temporary), src_dir_fd=fd, dst_dir_fd=fd)
 
     def discard(self, place: Place, temporary: bytes) -> None:
         """Remove a temporary file; none is fine."""
@@ -154,19 +157,47 @@ class TreeTarget:
         with _gone_is_fine():
             os.unlink(temporary, dir_fd=self._directories.fd(place))
 
-    def sweep(self, place: Place) -> None:
-        """Remove what a process that died has left unfinished in *place*."""
+    def sweep(self, place: Place, keyed: bool = True) -> None:
+        """Remove what processes that died have left unfinished in *place*.
+
+        Without *keyed* not that with which another one may go on.
+        """
         fd = self._directories.fd(place)
-        for name in map(os.fsencode, os.listdir(fd)):
-            if is_abandoned(name) and stat_at(fd, name).type is not FileType.DIRECTORY:
+        for name in self._abandoned(fd):
+            if keyed or not key_of(name):
                 os.unlink(name, dir_fd=fd)
+
+    def leftovers(self, place: Place) -> dict[bytes, bytes]:
+        """By their keys, the temporary names of files in *place* that nobody works on any more."""
+        names = self._abandoned(self._directories.fd(place))
+        return {key: name for name in names if (key := key_of(name))}
+
+    def _abandoned(self, fd: int) -> list[bytes]:
+        names = filter(is_abandoned, map(os.fsencode, os.listdir(fd)))
+        return [name for name in names if stat_at(fd, name).type is not FileType.DIRECTORY]
+
+    def adopt(self, place: Place, leftover: bytes, length: int) -> bytes | None:
+        """Go on with a file that is left over: its new temporary name, or None if it is not to be
+        trusted, and removed.
+
+        What stands in it is whatever it is: whoever adopts it compares that.
+        """
+        temporary = temporary_name(key_of(leftover))
+        try:
+            fd = self._directories.fd(place)
+            os.rename(leftover, temporary, src_dir_fd=fd, dst_dir_fd=fd)
+            os.ftruncate(self.descriptor(place, temporary), length)
+        except (OSError, TargetRefused):
+            self.discard(place, temporary)
+            return None
+        return temporary
 
     def finish_file(
         self, place: Place, temporary: bytes, name: bytes, entry: Entry, replace: bool = False
     ) -> list[str]:
         """Set the metadata and give the file its name; the codes of what was not allowed."""
         with self._directory(place, name) as fd:
-            file = self._file(place, temporary)
+            file = self.descriptor(place, temporary)
             try:
                 if os.fstat(file).st_nlink != 1:  # by another name it would be somebody else's too
                     raise TargetRefused(f"{_shown(place, temporary)} was linked or removed")
@@ -175,6 +206,26 @@ class TreeTarget:
             finally:
                 self._forget(place, temporary)
             return failed
+
+    @contextmanager
+    def existing_file(self, place: Place, name: bytes, stat: Stat) -> Iterator[int]:
+        """A descriptor to read the file that *stat* is of; TargetRefused if it is not as it was."""
+        with self._directory(place, name) as fd:
+            file = os.open(name, _READ_FLAGS, dir_fd=fd)
+        try:
+            if not to_stat(os.fstat(file)).same_content(stat):
+                raise TargetRefused(f"{_shown(place, name)} was changed while it was compared")
+            yield file
+        finally:
+            os.close(file)
+
+    def may_keep(self, entry: Entry, stat: Stat) -> bool:
+        return may_stay(entry, stat, self._owner)
+
+    def keep_file(self, place: Place, entry: Entry, stat: Stat) -> list[str]:
+        """Give what stands under the entry's name, and has its content, its metadata as well."""
+        with self.existing_file(place, entry.name, stat) as file:
+            return set_metadata(file, entry, self._owner)
 
     def make_symlink(self, place: Place, entry: Entry, replace: bool = False) -> list[str]:
         with self._directory(place, entry.name) as fd:
@@ -241,7 +292,8 @@ class TreeTarget:
                 os.unlink(temporary, dir_fd=fd)
             raise
 
-    def _file(self, place: Place, temporary: bytes) -> int:
+    def descriptor(self, place: Place, temporary: bytes) -> int:
+        """Of an unfinished file, for as long as some 60 others are not asked for."""
         file = self._files.get((place, temporary))
         if file is None:
             fd = self._directories.fd(place)

@@ -1,0 +1,67 @@
+"""What a restore does about what stands in its target already.
+
+    --overwrite   a file that is there
+    never         stays, and is named
+    changed       stays if type, size and mtime are the point's; else it gets the point's content,
+                  of which only the blocks that it lacks are fetched
+    always        is written anew
+
+A restore that goes on from an interrupted one compares what it finds with the point's IDs, whatever
+size and mtime say, if it is from after the first one's beginning. What differs then is somebody
+else's and treated as above; unless the machine crashed meanwhile, which may have lost content that
+had got its name already.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from transfer.files.metadata import Stat
+from transfer.formats.entry import Entry, FileType
+
+
+class Fate(Enum):
+    WRITE = auto()
+    STAY = auto()
+    COMPARE = auto()
+    REFUSE = auto()
+
+
+@dataclass(frozen=True)
+class Overwrite:
+    """*begun*, ns of the clock: when the restore began that goes on; None for a new one."""
+
+    mode: str = "never"
+    begun: int | None = None
+    crashed: bool = False
+
+    @property
+    def resumes(self) -> bool:
+        return self.begun is not None
+
+    def fate(self, entry: Entry, there: Stat | None) -> Fate:
+        if there is None:
+            return Fate.WRITE
+        alike = _alike(entry, there)
+        files = entry.type is there.type is FileType.FILE
+        if self.is_ours(there):
+            if files:
+                return Fate.COMPARE
+            if alike:
+                return Fate.STAY
+        if self.mode == "changed":
+            return Fate.STAY if alike else Fate.COMPARE if files else Fate.WRITE
+        return Fate.WRITE if self.mode == "always" else Fate.REFUSE
+
+    def replaces(self, there: Stat | None) -> bool:
+        """Whether what is there and differs may be replaced."""
+        return self.mode != "never" or (there is not None and self.crashed and self.is_ours(there))
+
+    def is_ours(self, there: Stat) -> bool:
+        """Whether the interrupted restore may have made it."""
+        return self.begun is not None and there.ctime >= self.begun
+
+
+def _alike(entry: Entry, there: Stat) -> bool:
+    sizes = {FileType.FILE: entry.size, FileType.SYMLINK: len(entry.target)}
+    size = sizes.get(entry.type, there.size)
+    return (there.type, there.size, there.mtime) == (entry.type, size, entry.mtime)

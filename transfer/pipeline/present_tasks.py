@@ -1,0 +1,127 @@
+"""What a target holds already is not fetched: workers compare it with the IDs in the point."""
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from transfer.errors import TargetRefused
+from transfer.files.directories import Place
+from transfer.files.metadata import Stat
+from transfer.formats.entry import Entry
+from transfer.pipeline.worker_process import Lane
+from transfer.pipeline.write_tasks import HeldImage, Piece, WriteTools, Written
+from transfer.sources.reading import data_extents, read_into
+
+_ZEROS = 2**20  # bytes that are looked at together
+Flags = list[bool]
+"""Of pieces, in their order."""
+
+
+class Existing(NamedTuple):
+    """A file under the name of *entry*, as *stat* says it is, and what its content should be."""
+
+    entry: Entry
+    stat: Stat
+    inline: bytes | None
+    pieces: tuple[Piece, ...]
+    zeros: tuple[tuple[int, int], ...]
+
+
+def present_in_image(lane: Lane[WriteTools], held: HeldImage, pieces: Sequence[Piece]) -> Flags:
+    fd = lane.tools.image_fd(held)
+    return [_stands(lane, fd, piece) for piece in pieces]
+
+
+def present_in_temporary(
+    lane: Lane[WriteTools], place: Place, temporary: bytes, pieces: Sequence[Piece]
+) -> Flags:
+    fd = lane.tools.target.descriptor(place, temporary)
+    return [_stands(lane, fd, piece) for piece in pieces]
+
+
+def copy_present(
+    lane: Lane[WriteTools], place: Place, name: bytes, stat: Stat, temporary: bytes,
+    pieces: Sequence[Piece], sparse: bool,
+) -> Flags:  # fmt: skip
+    """Which pieces the file that is to be replaced has; those are in *temporary* as well then."""
+    target, found = lane.tools.target, []
+    with target.existing_file(place, name, stat) as fd:
+        for piece in pieces:
+            content = _content(lane, fd, piece)
+            found.append(content is not None)
+            if content is not None:
+                target.write(place, temporary, piece.offset, content, sparse)
+    return found
+
+
+def keep_files(
+    lane: Lane[WriteTools], place: Place, files: Sequence[Existing]
+) -> list[Written | None]:
+    """Those that are whole stay, and get the metadata of their entries; None: it differs."""
+    return [_kept(lane, place, file) for file in files]
+
+
+def is_whole(
+    lane: Lane[WriteTools], place: Place, name: bytes, stat: Stat, pieces: Sequence[Piece],
+    zeros: Sequence[tuple[int, int]],
+) -> bool:  # fmt: skip
+    """Whether this part of the file is as it should be."""
+    try:
+        with lane.tools.target.existing_file(place, name, stat) as fd:
+            return _has(lane, fd, pieces, zeros)
+    except (OSError, TargetRefused):
+        return False
+
+
+def keep_large(lane: Lane[WriteTools], place: Place, entry: Entry, stat: Stat) -> Written | None:
+    """As `keep_files`, of a file all of whose parts were seen to be whole."""
+    return _kept(lane, place, Existing(entry, stat, None, (), ()))
+
+
+def _kept(lane: Lane[WriteTools], place: Place, file: Existing) -> Written | None:
+    target, name = lane.tools.target, file.entry.name
+    if file.stat.size != file.entry.size or not target.may_keep(file.entry, file.stat):
+        return None
+    try:
+        with target.existing_file(place, name, file.stat) as fd:
+            inline = file.inline or b""
+            same = os.pread(fd, len(inline), 0) == inline
+            if not same or not _has(lane, fd, file.pieces, file.zeros):
+                return None
+        failed = target.keep_file(place, file.entry, file.stat)
+    except (OSError, TargetRefused):
+        return None
+    return Written(file.stat.identity, tuple(failed))
+
+
+def _has(
+    lane: Lane[WriteTools], fd: int, pieces: Sequence[Piece], zeros: Sequence[tuple[int, int]]
+) -> bool:
+    return all(_stands(lane, fd, piece) for piece in pieces) and all(
+        _are_zeros(fd, offset, length) for offset, length in zeros
+    )
+
+
+def _stands(lane: Lane[WriteTools], fd: int, piece: Piece) -> bool:
+    return _content(lane, fd, piece) is not None
+
+
+def _content(lane: Lane[WriteTools], fd: int, piece: Piece) -> bytearray | None:
+    """What stands in the piece's place, if it is what should; a part of a block has no ID."""
+    offset, end = piece.offset, piece.offset + piece.size
+    if piece.start is not None or not any(data_extents(fd, offset, end)):
+        return None
+    room = bytearray(piece.size)
+    if read_into(fd, offset, memoryview(room)) < piece.size:
+        return None
+    return room if lane.tools.identify(room) == piece.reference.id else None
+
+
+def _are_zeros(fd: int, offset: int, length: int) -> bool:
+    room = bytearray(min(_ZEROS, length))
+    for start, size in data_extents(fd, offset, offset + length):
+        for at in range(start, start + size, len(room)):
+            view = memoryview(room)[: min(len(room), start + size - at)]
+            if read_into(fd, at, view) < len(view) or view.tobytes().count(0) < len(view):
+                return False
+    return True

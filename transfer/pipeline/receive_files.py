@@ -1,0 +1,353 @@
+"""Receive files: their content, links and special files, many small ones at a time.
+
+What is in the target already is compared with the point, and not fetched. What is damaged, or may
+not be written, is named, and everything else is given back.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from blake3 import blake3
+
+from transfer.errors import TransientError
+from transfer.files.directories import Place
+from transfer.files.metadata import Stat
+from transfer.formats.entry import Content, Entry, FileType, Inline, Slice
+from transfer.formats.reference import Reference
+from transfer.pipeline import present_tasks, write_tasks
+from transfer.pipeline.fetch import NodeReader
+from transfer.pipeline.files import Report
+from transfer.pipeline.overwrite import Overwrite
+from transfer.pipeline.present_tasks import Existing
+from transfer.pipeline.receive_streams import (
+    Extents,
+    Present,
+    Received,
+    StreamReceiver,
+    batches,
+    fill,
+)
+from transfer.pipeline.tasks import BATCH
+from transfer.pipeline.workers import Leased, Pool
+from transfer.pipeline.write_tasks import FrameAt, Piece, Small, Written
+from transfer.vault.waiting import or_undone, to_the_end
+
+
+@dataclass
+class ReceiveOptions:
+    overwrite: Overwrite = field(default_factory=Overwrite)
+    selected: Callable[[bytes, bool], bool] = lambda path, is_directory: True
+    """Whether an entry is wanted; for a directory also when something below it may be."""
+    label: bytes = b""
+    """Of what is restored: a later run goes on with unfinished files that bear it."""
+
+
+class Wanted(NamedTuple):
+    """An entry whose content is to be *path*'s; *there* is a file that may have it already."""
+
+    entry: Entry
+    path: bytes
+    there: Stat | None
+    replace: bool
+
+
+class _Planned(NamedTuple):
+    """A small file, and what it is made of."""
+
+    wanted: Wanted
+    pieces: list[Piece]
+    zeros: Extents
+
+    @property
+    def entry(self) -> Entry:
+        return self.wanted.entry
+
+    @property
+    def weight(self) -> int:
+        """Bytes that its frames may need of a slot; of a slice the whole block is fetched."""
+        return BATCH if isinstance(self.entry.content, Slice) else self.entry.size
+
+
+class _Linked(NamedTuple):
+    """A file that was written, under a name of its link group."""
+
+    content: Content
+    place: Place
+    name: bytes
+    identity: tuple[int, int]
+
+
+class FileReceiver:
+    def __init__(
+        self, pool: Pool, nodes: NodeReader, received: Received, options: ReceiveOptions,
+        report: Report,
+    ) -> None:  # fmt: skip
+        self._pool, self._nodes, self._received = pool, nodes, received
+        self._options, self._report = options, report
+        self._streams = StreamReceiver(pool, nodes, received)
+        self._leftovers: dict[tuple[Place, bytes], bytes] = {}
+        # The first to come writes the inode; who has another name of it waits for that.
+        self._links: dict[bytes, asyncio.Future[_Linked | None]] = {}
+
+    def left_over(self, place: Place, names: dict[bytes, bytes]) -> None:
+        """Unfinished files in *place*, by their keys, with which to go on."""
+        self._leftovers |= {(place, key): name for key, name in names.items()}
+
+    async def all(self, place: Place, wanted: Sequence[Wanted]) -> None:
+        batch: list[_Planned] = []
+        for each in wanted:
+            entry = each.entry
+            if entry.link_group:
+                await self._grouped(place, each)
+            elif entry.type is not FileType.FILE or entry.size > BATCH:
+                await self._single(place, each)
+            elif (plan := await self._plan(each)) is not None:
+                if sum(other.weight for other in batch) + plan.weight > BATCH:
+                    await self._small(place, batch)
+                    batch = []
+                batch.append(plan)
+        await self._small(place, batch)
+
+    async def _grouped(self, place: Place, wanted: Wanted) -> None:
+        """Write the inode, or link to it where another name of the group has it by now."""
+        entry = wanted.entry
+        while (first := self._links.get(entry.link_group)) is not None:
+            await asyncio.wait((first,))
+            linked = None if first.cancelled() else first.result()
+            if linked is not None and linked.content == entry.content:
+                done = await self._pool.call(
+                    write_tasks.make_link, place, entry.name, (linked.place, linked.name),
+                    linked.identity, wanted.replace,
+                )  # fmt: skip
+                return self._settle(wanted, done)
+            if self._links[entry.link_group] is first:
+                break  # nobody else has tried since
+        claim = self._links[entry.link_group] = asyncio.get_running_loop().create_future()
+        try:
+            written = await self._single(place, wanted)
+        except BaseException:
+            claim.cancel()
+            raise
+        there = written is not None and written.identity != (0, 0)
+        linked = _Linked(entry.content, place, entry.name, written.identity) if written else None
+        claim.set_result(linked if there else None)
+
+    async def _single(self, place: Place, wanted: Wanted) -> Written | None:
+        """Write one entry by itself; None if it is damaged, or stays, and named."""
+        entry = wanted.entry
+        if entry.type is not FileType.FILE:
+            done = await self._again(write_tasks.make_special, place, entry, wanted.replace)
+            self._settle(wanted, done)
+            return done
+        if entry.size > BATCH:
+            return await self._large(place, wanted)
+        plan = await self._plan(wanted)
+        return None if plan is None else (await self._small(place, [plan]))[0]
+
+    async def _plan(self, wanted: Wanted) -> _Planned | None:
+        unreadable: Extents = []
+        pieces: list[Piece] = []
+        zeros: Extents = []
+        async for more, holes in batches(self._nodes, wanted.entry.content, unreadable):
+            pieces += more
+            zeros += holes
+        if unreadable:
+            self.damage(wanted.path, [f"{length} bytes at {at}" for at, length in unreadable])
+            return None
+        return _Planned(wanted, pieces, zeros)
+
+    async def _small(self, place: Place, batch: Sequence[_Planned]) -> list[Written | None]:
+        """Of each what was done; None: it stays, although it differs."""
+        kept = await self._kept(place, [each for each in batch if each.wanted.there is not None])
+        left = [
+            each for each in batch
+            if each.wanted.path not in kept and (each.wanted.there is None or each.wanted.replace)
+        ]  # fmt: skip
+        written = await self._written(place, left)
+        done = kept | {each.wanted.path: one for each, one in zip(left, written, strict=True)}
+        for each in batch:
+            if each.wanted.path not in done:
+                self.exists(each.wanted.path)
+        return [done.get(each.wanted.path) for each in batch]
+
+    async def _kept(self, place: Place, batch: Sequence[_Planned]) -> dict[bytes, Written]:
+        """Those, by path, that are in the target already."""
+        if not batch:
+            return {}
+        files = [
+            Existing(each.entry, stat, _inline(each.entry.content), tuple(each.pieces),
+                     tuple(each.zeros))
+            for each in batch if (stat := each.wanted.there) is not None
+        ]  # fmt: skip
+        found = await self._pool.call(present_tasks.keep_files, place, files)
+        kept = {
+            each.wanted.path: done for each, done in zip(batch, found, strict=True)
+            if done is not None
+        }  # fmt: skip
+        for each in batch:
+            if (done := kept.get(each.wanted.path)) is not None:
+                self._settle(each.wanted, done)
+                self._received.bytes_kept += each.entry.size
+        return kept
+
+    async def _written(self, place: Place, batch: Sequence[_Planned]) -> list[Written]:
+        if not batch:
+            return []
+        tries = 0
+
+        async def work(worker: Leased) -> list[Written]:
+            nonlocal tries
+            tries += 1
+            pieces = [piece for each in batch for piece in each.pieces]
+            left = iter(await fill(self._nodes, worker, pieces, self._received))
+            files = [
+                Small(
+                    each.entry, each.entry.size, _inline(each.entry.content),
+                    tuple(next(left) for _ in each.pieces), tuple(each.zeros),
+                    each.wanted.replace,
+                )
+                for each in batch
+            ]  # fmt: skip
+            done: list[Written] = await worker.call(
+                write_tasks.write_small, place, files, tries > 1
+            )
+            return done
+
+        written = await self._pool.run(work)
+        bad = [reference for done in written for reference in done.damaged]
+        if bad:
+            await self._nodes.report(bad)
+        for each, done in zip(batch, written, strict=True):
+            self._settle(each.wanted, done)
+            if not (done.error or done.damaged):
+                self._received.bytes_written += each.entry.size
+        return written
+
+    async def _large(self, place: Place, wanted: Wanted) -> Written | None:
+        entry, there = wanted.entry, wanted.there
+        if there is not None:
+            if (done := await self._kept_large(place, entry, there)) is not None:
+                self._settle(wanted, done)
+                return done
+            if not wanted.replace:
+                self.exists(wanted.path)
+                return None
+        temporary, damaged = await self._filled(place, entry, there)
+        if damaged:
+            await self._pool.call(write_tasks.discard, place, temporary)
+            self.damage(wanted.path, damaged)
+            return None
+        done = await self._again(write_tasks.finish_large, place, entry, wanted.replace, temporary)
+        self._settle(wanted, done)
+        return done
+
+    async def _filled(
+        self, place: Place, entry: Entry, there: Stat | None
+    ) -> tuple[bytes, list[str]]:
+        """The temporary name of the whole file, and what is damaged of it."""
+        key = blake3(self._options.label + entry.name).hexdigest(8).encode()
+        creating = self._pool.call(
+            write_tasks.create_large, place, entry.name, entry.size, key,
+            self._leftovers.pop((place, key), b""),
+        )  # fmt: skip
+
+        async def leave(created: tuple[bytes, bool]) -> None:
+            await self._pool.call(write_tasks.leave, place, created[0])
+
+        created = temporary, adopted = await or_undone(creating, leave)
+
+        async def write(worker: Leased, frames: list[FrameAt], zeros: Extents) -> list[Reference]:
+            found: list[Reference] = await worker.call(
+                write_tasks.write_blocks, place, temporary, frames, zeros, entry.sparse, adopted
+            )
+            return found
+
+        present = _present(place, entry, temporary, adopted, there)
+        try:
+            return temporary, await self._streams.run(entry.content, write, present)
+        except (asyncio.CancelledError, TransientError):
+            await to_the_end(leave(created))
+            raise
+        except BaseException:
+            await to_the_end(self._pool.call(write_tasks.discard, place, temporary))
+            raise
+
+    async def _kept_large(self, place: Place, entry: Entry, there: Stat) -> Written | None:
+        """What was done if the file is in the target already; None if it differs."""
+        if there.size != entry.size:
+            return None
+        unreadable: Extents = []
+        async for pieces, zeros in batches(self._nodes, entry.content, unreadable):
+            whole = await self._pool.call(
+                present_tasks.is_whole, place, entry.name, there, pieces, zeros
+            )
+            if not whole:
+                return None
+        if unreadable:
+            return None
+        done: Written | None = await self._pool.call(present_tasks.keep_large, place, entry, there)
+        self._received.bytes_kept += entry.size if done is not None else 0
+        return done
+
+    async def _again(self, function: Callable[..., Written], *arguments: Any) -> Written:
+        """Call *function*, told when it is not the first try: it may have finished before."""
+        tries = 0
+
+        async def work(worker: Leased) -> Written:
+            nonlocal tries
+            tries += 1
+            return await worker.call(function, *arguments, again=tries > 1)
+
+        return await self._pool.run(work)
+
+    def exists(self, path: bytes) -> None:
+        self._report.warn(path, "exists", "it is there already, and stays (--overwrite never)")
+
+    def _settle(self, wanted: Wanted, done: Written) -> None:
+        entry, path = wanted.entry, wanted.path
+        if done.damaged:
+            return self.damage(path, [str(reference) for reference in done.damaged])
+        if done.error:
+            return self._report.warn(path, "unwritable", done.error)
+        self.failed(path, list(done.failed))
+        if entry.type is FileType.FILE:
+            self._received.files += 1
+            self._report.file_done(entry.size)
+
+    def failed(self, path: bytes, codes: Sequence[str]) -> None:
+        for code in codes:
+            self._report.warn(path, code, f"the caller may not set its {code}")
+
+    def damage(self, path: bytes, what: Sequence[str]) -> None:
+        shown = path.decode(errors="backslashreplace")
+        self._received.damaged += [f"{shown}: {each}" for each in what]
+
+
+def _inline(content: Content) -> bytes | None:
+    return content.data if isinstance(content, Inline) else None
+
+
+def _present(
+    place: Place, entry: Entry, temporary: bytes, adopted: bool, there: Stat | None
+) -> Present | None:
+    """What the unfinished file has already; or what it is to get from the one that is there."""
+
+    async def in_temporary(worker: Leased, pieces: list[Piece]) -> list[bool]:
+        found: list[bool] = await worker.call(
+            present_tasks.present_in_temporary, place, temporary, pieces
+        )
+        return found
+
+    if adopted or there is None:
+        return in_temporary if adopted else None
+    stat = there
+
+    async def in_existing(worker: Leased, pieces: list[Piece]) -> list[bool]:
+        found: list[bool] = await worker.call(
+            present_tasks.copy_present, place, entry.name, stat, temporary, pieces, entry.sparse
+        )
+        return found
+
+    return in_existing
