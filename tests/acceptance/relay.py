@@ -38,7 +38,7 @@ class Relay:
             self._threads[-1].start()
 
     def _join(self, near: socket.socket) -> None:
-        with near, socket.create_connection(self._target) as far:
+        with near, suppress(OSError), socket.create_connection(self._target) as far:
             back = threading.Thread(target=self._pass_on, args=(far, near), daemon=True)
             back.start()
             self._pass_on(near, far)

@@ -37,8 +37,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="auto leaves out what does not get smaller (default)")  # fmt: skip
     add("--full", action="store_true", help="read everything, whatever seems unchanged")
     add("--dry-run", action="store_true", help="make no recovery point")
-    add("--give-up-after", type=values.duration, metavar="TIME",
-        help="wait so long (90s, 30m, 1h) for a vault that is in use or away")  # fmt: skip
     options.add_transfer(parser)
     options.add_agent(parser)
 

@@ -23,7 +23,7 @@ from transfer.jobs.failures import BUG, ours
 INTERRUPTED = 130
 # What to do where the error itself does not say it better; the first that fits.
 _HINTS = {
-    LockHeld: "wait until that process has ended; a backup waits with --give-up-after TIME",
+    LockHeld: "wait until that process has ended, or with --give-up-after TIME",
     NoSpace: "make room, then run the same command again",
     TransientError: "run the same command again later",
     IntegrityError: "`transfer vault verify DIR` says what else is damaged",

@@ -52,6 +52,8 @@ def add_transfer(parser: argparse.ArgumentParser, class_name: "ClassName" = "bac
         "machine's limits beside other runs (default: 1); restores have twice as much")  # fmt: skip
     add("--connections", type=values.connections, metavar="N",
         help="connections to a vault over the network, or auto (default)")  # fmt: skip
+    add("--give-up-after", type=values.duration, metavar="TIME",
+        help="wait so long (90s, 30m, 1h) for a vault that is in use or away")  # fmt: skip
 
 
 def run_agent(

@@ -37,7 +37,7 @@ class Batcher(Generic[Q, A]):
         size: Callable[[Q], int], *, limit: int, count: int, parallel: int = 1,
     ) -> None:  # fmt: skip
         self._group, self._run, self._size = group, run, size
-        self._limit, self._count, self._free = limit, count, parallel
+        self.limit, self._count, self._free = limit, count, parallel
         self._waiting: list[tuple[Q, asyncio.Future[A]]] = []
 
     async def ask(self, question: Q) -> A:
@@ -59,7 +59,7 @@ class Batcher(Generic[Q, A]):
         size = number = 0
         for question, _ in self._waiting[: self._count]:
             size += self._size(question)
-            if number and size > self._limit:
+            if number and size > self.limit:
                 break
             number += 1
         taken = self._waiting[:number]

@@ -3,10 +3,12 @@
     read in a worker -> have -> seal in the same worker -> store -> the reference is known
 
 A reference is handed out only after the vault acknowledged its frame, so nodes follow their
-children. Frames of many callers travel in one call: one fsync serves them all.
+children. Frames of many callers travel in one call: one fsync serves them all. A call that breaks
+takes with it what the vault had not stored yet, so calls are small where they take long.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
@@ -25,6 +27,8 @@ from transfer.pipeline.workers import Leased, Pool
 from transfer.vault.base import MAX_FRAMES, Outcome, Vault
 
 MAX_CALL = 8 * 2**20
+SLOW_CALL = 2**20
+QUICK = 16 * 2**20  # bytes a second of one call
 MAX_ASKED = 8192
 
 
@@ -85,7 +89,7 @@ class Sender:
             group, self._ask_have, len, limit=MAX_ASKED, count=256
         )
         self._store: Batcher[Frames, int] = Batcher(
-            group, self._store_frames, lambda each: each.weight, limit=MAX_CALL, count=256,
+            group, self._store_frames, lambda each: each.weight, limit=SLOW_CALL, count=256,
             parallel=uploads,
         )  # fmt: skip
         self._seal_nodes: Batcher[Node, Reference] = Batcher(
@@ -101,7 +105,10 @@ class Sender:
         """How many frames of each were there already."""
         size = sum(len(part.raw) for part in parts)
         self._sending(size)
+        began = time.monotonic()
         outcomes = await self._vault.store(self._session, b"".join(part.raw for part in parts))
+        is_quick = size >= QUICK * (time.monotonic() - began)
+        self._store.limit = MAX_CALL if is_quick else SLOW_CALL
         if Outcome.REJECTED in outcomes:
             raise NotStored("the vault rejected a frame", "`transfer key status` shows the epochs")
         stored = sum(outcome is Outcome.STORED for outcome in outcomes)
