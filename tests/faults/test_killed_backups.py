@@ -29,6 +29,7 @@ from transfer.sources.handles import file_handle
 MIB = 2**20
 SETTLE = 2.1  # seconds, until a ctime proves something
 SLOW = [pytest.mark.slow, pytest.mark.timeout(1200)]
+HOURS = [pytest.mark.hours, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +83,15 @@ def wait_for(process, top, count):
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("place", ["near", "far"])
 @pytest.mark.parametrize(
-    ("name", "kills", "step"),
+    ("place", "name", "kills", "step"),
     [
-        ("image-160", 4, 3), ("tree-4000", 4, 80),
-        pytest.param("image-2048", 50, 3, marks=SLOW),
-        pytest.param("tree-20000", 50, 80, marks=SLOW),
+        ("near", "image-160", 4, 3), ("far", "image-160", 4, 3),
+        ("near", "tree-4000", 4, 80), ("far", "tree-4000", 4, 80),
+        pytest.param("far", "image-2048", 50, 3, marks=SLOW),
+        pytest.param("near", "tree-40000", 50, 20, marks=SLOW),
+        pytest.param("near", "image-2048", 50, 3, marks=HOURS),
+        pytest.param("far", "tree-40000", 50, 20, marks=HOURS),
     ],
 )  # fmt: skip
 @pytest.mark.timeout(300)

@@ -49,8 +49,9 @@ def exact(shell, source, into, name):
     return source.read_bytes() == into.read_bytes()
 
 
-@pytest.mark.parametrize("connections", [1, 4])
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=SLOW)])
+@pytest.mark.parametrize(
+    ("connections", "kills"), [(1, 3), (4, 3), pytest.param(4, 50, marks=SLOW)]
+)
 @pytest.mark.timeout(300)
 def test_a_backup_whose_vault_is_killed_sends_at_most_one_frame_a_connection_again(
     setup, work, connections, kills
@@ -72,8 +73,9 @@ def test_a_backup_whose_vault_is_killed_sends_at_most_one_frame_a_connection_aga
     assert shell("vault", "verify", work / "vault", plain=True)["damaged"] == []
 
 
-@pytest.mark.parametrize("connections", [1, 4])
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=SLOW)])
+@pytest.mark.parametrize(
+    ("connections", "kills"), [(1, 3), (4, 3), pytest.param(4, 50, marks=SLOW)]
+)
 @pytest.mark.timeout(300)
 def test_a_restore_whose_vault_is_killed_fetches_at_most_one_frame_a_connection_again(
     setup, work, connections, kills
