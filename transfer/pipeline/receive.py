@@ -48,9 +48,7 @@ class TreeReceiver:
         await self._children(below, root, path)
         full = await self._with_xattrs(entry, path)
         try:
-            failed = await self._pool.call(
-                write_tasks.finish_directory, place, full, below, self._overwrite.resumes
-            )
+            failed = await self._pool.call(write_tasks.finish_directory, place, full, below)
         except (OSError, TargetRefused) as error:
             return self._report.warn(path, "unwritable", str(error))
         self._files.failed(path, failed)

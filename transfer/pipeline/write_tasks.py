@@ -107,10 +107,10 @@ def enter_directory(
 
 
 def finish_directory(
-    lane: Lane[WriteTools], place: Place, entry: Entry, pinned: Place, resume: bool
+    lane: Lane[WriteTools], place: Place, entry: Entry, pinned: Place
 ) -> list[str]:
-    if resume:
-        lane.tools.target.sweep(pinned)
+    """What lost workers, or runs before, have left and nobody went on with goes as well."""
+    lane.tools.target.sweep(pinned)
     return lane.tools.target.finish_directory(place, entry, pinned.pin)
 
 

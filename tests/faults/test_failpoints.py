@@ -1,0 +1,175 @@
+"""A run that ends at any named place leaves what the next one goes on with, and no half point."""
+
+import filecmp
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.acceptance.agent import Machine
+from tests.acceptance.compare import differences
+from tests.acceptance.shell import PASSPHRASE, ROOT
+from tests.faults.failpoints import ACTIONS, BACKUP, RESTORE, quick_keyrings
+from transfer.crypto import wrap
+from transfer.vault.open import verify_vault
+
+BLOCK = 65536
+LARGE = 4 * 2**20 + 1  # more than small files have
+# Of a process that was killed; done; with warnings; damage; usage; internal; try again; no rights.
+ENDS = {"kill": {-9, 0}, "enospc": {0, 3, 64, 70, 75}, "eio": {0, 3, 64, 65, 70, 75}}
+
+
+@pytest.fixture(autouse=True)
+def keyrings(monkeypatch):
+    monkeypatch.setattr(wrap, "MEMORY", wrap.MEMORY)
+    monkeypatch.setattr(wrap, "PASSES", wrap.PASSES)
+    quick_keyrings()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A vault with a point of a tree and an image, which have changed since."""
+    top = tmp_path_factory.mktemp("failpoints")
+    tree = top / "tree"
+    for number in range(6):
+        (tree / f"d{number}").mkdir(parents=True)
+        (tree / f"d{number}" / "file").write_bytes(os.urandom(5000))
+    (tree / "link").symlink_to("nowhere")
+    (tree / "large").write_bytes(os.urandom(LARGE))
+    (top / "disk").write_bytes(os.urandom(300 * 4096))
+    (top / "passphrase").write_text(PASSPHRASE + "\n")
+    return top
+
+
+@pytest.fixture(scope="module")
+def stocked(place):
+    """The vault before the change, and the one with a point of it all."""
+    memory, passes = wrap.MEMORY, wrap.PASSES
+    quick_keyrings()
+
+    async def make(name):
+        machine = Machine(place / name)
+        machine.top.mkdir(exist_ok=True)
+        await machine.backup(place / "tree", place / "disk", block_size=BLOCK)
+
+    import asyncio
+
+    asyncio.run(make("first"))
+    for number in range(0, 6, 2):
+        (place / "tree" / f"d{number}" / "file").write_bytes(os.urandom(6000))
+    with (place / "tree" / "large").open("r+b") as file:
+        file.seek(BLOCK)
+        file.write(os.urandom(8 * BLOCK))
+    shutil.copytree(place / "first", place / "second")
+    asyncio.run(make("second"))
+    wrap.MEMORY, wrap.PASSES = memory, passes
+    time.sleep(2.1)  # until a ctime proves something
+    return place
+
+
+@pytest.fixture
+def machine(stocked, tmp_path):
+    def copy(name):
+        return Machine(shutil.copytree(stocked / name, tmp_path / "machine"))
+
+    return copy
+
+
+def cases(places):
+    """Some in the default suite: each place once, and of the actions one after the other."""
+    chosen, turns = [], itertools.cycle(ACTIONS)
+    for place in places:
+        first = next(turns)
+        for action in ACTIONS:
+            marks = () if action == first and place.when == "after" else (pytest.mark.slow,)
+            chosen.append(
+                pytest.param(place.name, action, marks=marks, id=f"{place.name}-{action}")
+            )
+    return chosen
+
+
+def run(machine, failpoint, *words):
+    """The exit code; the failpoint must have been met."""
+    marker = machine.top / "marker"
+    command = [sys.executable, "-m", "tests.faults.failpoints", *failpoint, marker, *words]
+    agent = [
+        "--vault", machine.vault, "--state", machine.state,
+        "--passphrase-file", machine.top.parent / "passphrase", "--workers", "1", "--json",
+    ]  # fmt: skip
+    (machine.top.parent / "passphrase").write_text(PASSPHRASE + "\n")
+    done = subprocess.run(
+        [str(word) for word in (*command, *agent)], cwd=ROOT, capture_output=True, text=True,
+        check=False, timeout=60,
+    )  # fmt: skip
+    assert marker.exists(), (done.returncode, done.stdout, done.stderr)
+    if done.returncode != 70:
+        assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stderr
+
+
+async def is_exact(machine, place, into):
+    result = await machine.restore(into)
+    assert (result.damaged, result.warnings) == ([], [])
+    return same(place, into)
+
+
+def same(place, into):
+    trees = differences(place / "tree", into / "tree")
+    return trees == [] and filecmp.cmp(place / "disk", into / "disk", shallow=False)
+
+
+async def backup_after(machine, place, code):
+    if code == 0:
+        assert await is_exact(machine, place, machine.top / "made")
+    points = len(await machine.points())
+    assert points in (1, 2)
+    again = await machine.backup(place / "tree", place / "disk", block_size=BLOCK)
+    assert again.warnings == []
+    assert await is_exact(machine, place, machine.top / "back")
+    # A point whose record was written has all that it needs, and is there after the next opening.
+    numbers = [each.number for each in await machine.points()]
+    assert numbers in ([1, 2], [1, 2, 3])
+    assert len(numbers) > points
+    assert (await verify_vault(machine.vault)).damaged == []
+
+
+@pytest.mark.parametrize(("name", "action"), cases(BACKUP))
+async def test_a_backup_that_fails_there_is_followed_by_one_that_does_not(
+    machine, stocked, name, action
+):
+    here = machine("first")
+    words = ("backup", "item", stocked / "tree", stocked / "disk", "--block-size", "64K")
+    code, errors = run(here, (name, action, 1), *words)
+    assert code in ENDS[action], errors
+    await backup_after(here, stocked, code)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, pytest.param(4, marks=pytest.mark.slow)])
+async def test_a_short_write_is_gone_on_with(machine, stocked, number):
+    here = machine("first")
+    words = ("backup", "item", stocked / "tree", stocked / "disk", "--block-size", "64K")
+    code, _ = run(here, ("short-write", "short", number), *words)
+    assert code in (0, 75)
+    await backup_after(here, stocked, code)
+
+
+@pytest.mark.parametrize(("name", "action"), cases(RESTORE))
+async def test_a_restore_that_fails_there_is_gone_on_with(machine, stocked, name, action):
+    here = machine("second")
+    into = here.top / "back"
+    code, errors = run(here, (name, action, 1), "restore", "item", "--to", into)
+    assert code in ENDS[action], errors
+    if code == 0:
+        assert same(stocked, into)
+    # Without a mark it was whole, or ended by itself and told what it had left out.
+    unfinished = list((here.state / "restores").glob("*")) != []
+    overwrite = "never" if unfinished else "changed"
+    result = await here.restore(into, overwrite=overwrite)
+    left = [each for each in result.warnings if each.code != "exists"]
+    assert left == []
+    assert same(stocked, into)
+    assert list(into.rglob(".transfer-*")) == []
