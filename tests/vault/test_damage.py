@@ -37,7 +37,7 @@ async def reasons(path):
 
 async def test_a_sound_vault_has_no_findings(path, old):
     _, frames = await point_vault(path)
-    assert await verify_vault(path) == (4, sum(map(len, frames)), [], [], 0)
+    assert await verify_vault(path) == (4, sum(map(len, frames)), [], [], 0, 1.0)
 
 
 async def test_verify_finds_a_flipped_bit_and_names_the_points_above(path):

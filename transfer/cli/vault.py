@@ -67,6 +67,15 @@ def _machines_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revoke", metavar="NAME", help="answer that machine no more")
 
 
+def _verify_options(parser: argparse.ArgumentParser) -> None:
+    _directory(parser)
+    add = parser.add_argument
+    add("--for", dest="seconds", type=values.duration, metavar="TIME",
+        help="end after so long (90s, 30m, 1h), and go on from there next time")  # fmt: skip
+    add("--rate", type=values.rate, metavar="RATE",
+        help="read no more than so many bytes a second (50M)")  # fmt: skip
+
+
 def _ca_options(parser: argparse.ArgumentParser) -> None:
     _directory(parser)
     parser.add_argument(
@@ -119,8 +128,12 @@ Examples:
 Reads every frame against its checksum, and every record. What is damaged is marked, and the next
 backup of the machine sends it again.
 
+With --for it ends after that time, at the end of a pack, and the next run with --for goes on from
+there: in a timer, that reads the whole vault over and over, a part each night.
+
 Examples:
-  transfer vault verify /srv/vault""", _directory),
+  transfer vault verify /srv/vault
+  transfer vault verify /srv/vault --for 1h --rate 50M""", _verify_options),
     "stats": Action("vault_directory", "count what is there", """\
 Examples:
   transfer vault stats /srv/vault --json""", _directory),

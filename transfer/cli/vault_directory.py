@@ -11,6 +11,7 @@ from transfer.errors import NotFound
 from transfer.vault.authority import Authority
 from transfer.vault.directory import read_vault_file
 from transfer.vault.open import open_vault, rebuild_catalog, verify_vault
+from transfer.vault.scrub import Budget
 
 
 def run_init(args: argparse.Namespace) -> output.Outcome:
@@ -57,14 +58,16 @@ def run_stats(args: argparse.Namespace) -> output.Outcome:
 
 
 def run_verify(args: argparse.Namespace) -> output.Outcome:
-    report = run_async(verify_vault(args.directory))
+    report = run_async(verify_vault(args.directory, Budget(args.seconds, args.rate)))
     damaged = [f"{each.place} at {each.offset}: {each.reason}" for each in report.damaged]
     points = [each.hex() for each in report.points_affected]
     found: dict[str, Any] = {
         "frames": report.frames, "bytes": report.bytes, "damaged": damaged,
-        "points_affected": points,
+        "points_affected": points, "part": round(report.part, 4),
     }  # fmt: skip
     lines = [f"{report.frames} frames, {output.size(report.bytes)}: {len(damaged)} damaged"]
+    if report.part < 1:
+        lines.append(f"{report.part:.0%} of the vault are done; --for goes on from there")
     lines += [f"affected: point {each[:16]}" for each in points]
     return output.Outcome(found, lines, 65 if damaged else 0)
 

@@ -3,6 +3,7 @@
 vault              JSON: format, features, vault ID, incarnation, check
 catalog.sqlite     see schema.py
 lock               held while the vault is open for writing; names the process
+scrub              how far the last verification came; see scrub.py
 packs/             see objects.py
 records/           see records.py
 """

@@ -26,6 +26,7 @@ class VerifyReport(NamedTuple):
     damaged: list[Finding]  # at most MAX_FINDINGS
     points_affected: list[PointId]
     damaged_total: int
+    part: float  # of the vault that was seen since the round began; 1 is all
 
 
 class Findings:
@@ -41,8 +42,8 @@ class Findings:
         if len(self.damaged) < MAX_FINDINGS:
             self.damaged.append(Finding(reference, place, offset, str(reason)))
 
-    def report(self) -> VerifyReport:
-        return VerifyReport(self.frames, self.bytes, self.damaged, self.affected, self.total)
+    def report(self, part: float) -> VerifyReport:
+        return VerifyReport(self.frames, self.bytes, self.damaged, self.affected, self.total, part)
 
 
 def is_young(path: Path) -> bool:

@@ -29,6 +29,7 @@ from transfer.vault.findings import Finding, VerifyReport
 from transfer.vault.objects import DirectoryObjects
 from transfer.vault.rebuild import RebuildReport
 from transfer.vault.recovery import recover
+from transfer.vault.scrub import Budget
 from transfer.vault.stored import StoredVault
 from transfer.vault.waiting import or_undone
 
@@ -121,17 +122,20 @@ def _remove_catalog(path: Path) -> None:
         path.with_name(path.name + end).unlink(missing_ok=True)
 
 
-async def verify_vault(path: Path) -> VerifyReport:
-    """Read all of the vault, mark what is damaged; works beside a running server."""
-    return await asyncio.to_thread(_verify, path)
+async def verify_vault(path: Path, budget: Budget | None = None) -> VerifyReport:
+    """Read all of the vault, or what the *budget* is enough for, and mark what is damaged.
+
+    Works beside a running server.
+    """
+    return await asyncio.to_thread(_verify, path, budget)
 
 
-def _verify(path: Path) -> VerifyReport:
+def _verify(path: Path, budget: Budget | None) -> VerifyReport:
     with explained(path):
         read_vault_file(path)
         catalog = _catalog_of(path)
         try:
-            return verification.verify(catalog, DirectoryObjects(path))
+            return verification.verify(catalog, DirectoryObjects(path), budget)
         finally:
             catalog.close()
 

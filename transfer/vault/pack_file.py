@@ -6,7 +6,7 @@ it is a page of zeros, and costs the frame that it lies in.
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -32,13 +32,17 @@ class Contents(NamedTuple):
     readable: bool  # all of it
 
 
-def examine(path: Path, header: PackHeader, end: int | None = None) -> Contents | None:
+def examine(
+    path: Path, header: PackHeader, end: int | None = None,
+    done: Callable[[int], None] = lambda size: None,
+) -> Contents | None:  # fmt: skip
     """What the pack *header* holds at *path*, up to *end* (default: the file's); None for no pack.
 
-    A file whose own header is another one was moved or swapped: nothing in it is taken.
+    *done* is called with the bytes of each read. A file whose own header is another one was moved
+    or swapped: nothing in it is taken.
     """
     try:
-        with PackFile(path) as file:
+        with PackFile(path, done) as file:
             return None if file.header() != header else _contents(file, end)
     except (OSError, FormatError):
         return None
@@ -68,7 +72,8 @@ def _contents(file: "PackFile", end: int | None) -> Contents:
 class PackFile:
     """Raises OSError; unreadable sectors read as zeros."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, done: Callable[[int], None] = lambda size: None) -> None:
+        self._done = done
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         self.readable = True
         self.size = os.fstat(self._file).st_size
@@ -152,6 +157,7 @@ class PackFile:
                 self.readable = False
                 return bytes(length)
             raw = self._read(offset, length // 2)
+        self._done(len(raw))
         if not raw:
             return bytes(length)
         return raw if len(raw) == length else raw + self._read(offset + len(raw), length - len(raw))

@@ -23,6 +23,7 @@ from transfer.vault.pack_file import Contents, examine
 from transfer.vault.record_verification import verify_records
 from transfer.vault.recovery import enter_frames, lose, pack_ranges, pack_rows, rows_in
 from transfer.vault.schema import FrameRow, PackRow, State
+from transfer.vault.scrub import Budget, Round
 
 _SWAPPED, _DAMAGED = "not the pack that its name says", "the frame is not intact"
 _BATCH = 50  # nodes whose children are looked up in one transaction
@@ -32,35 +33,56 @@ class _Scope(NamedTuple):
     catalog: Catalog
     objects: DirectoryObjects
     findings: Findings
+    round: Round
 
 
-def verify(catalog: Catalog, objects: DirectoryObjects) -> VerifyReport:
-    """Read everything. Memory: the entries of one pack, and some 150 bytes for each pack."""
-    scope = _Scope(catalog, objects, Findings())
-    _packs(scope)
-    for path in objects.strays():
-        scope.findings.note(str(path.relative_to(objects.root)), "no pack can have this name")
-    for domain in frame_domains(catalog):
-        _nodes(scope, domain)
-    verify_records(catalog, objects, scope.findings)
-    return scope.findings.report()
+def verify(
+    catalog: Catalog, objects: DirectoryObjects, budget: Budget | None = None
+) -> VerifyReport:
+    """Read everything, or what the *budget* is enough for: the next run goes on from there.
+
+    Memory: the entries of one pack, and some 150 bytes for each pack. Nodes and records are looked
+    at when a round ends, and when something was found.
+    """
+    round = Round(objects.root, budget or Budget())
+    scope = _Scope(catalog, objects, Findings(), round)
+    whole = _packs(scope)
+    if whole:
+        for path in objects.strays():
+            scope.findings.note(str(path.relative_to(objects.root)), "no pack can have this name")
+    if whole or scope.findings.total:
+        for domain in frame_domains(catalog):
+            _nodes(scope, domain)
+        verify_records(catalog, objects, scope.findings)
+    if whole:
+        round.end()
+    else:
+        round.stop()
+    return scope.findings.report(1.0 if whole else round.part)
 
 
-def _packs(scope: _Scope) -> None:
-    column = schema.frames.c.pack
+def _packs(scope: _Scope) -> bool:
+    """Whether all were seen that this round had left."""
+    round, column = scope.round, schema.frames.c.pack
     with scope.catalog.begin() as connection:
-        tally = sa.select(column, sa.func.count()).group_by(column)
+        tally = sa.select(column, sa.func.count()).where(column > round.after).group_by(column)
         counts = {row[0]: row[1] for row in connection.execute(tally)}
     for prefixes in pack_ranges(scope.catalog):
         with scope.catalog.begin() as connection:
             known = pack_rows(connection, prefixes)
-        for row in known:
+        for row in sorted(known, key=lambda row: row.pack):
+            if round.is_seen(row.pack):
+                continue
+            if round.has_seen_some and round.budget.is_used_up:
+                return False
             _pack(scope, row, counts.pop(row.pack, 0))
+            round.saw(row.pack)
         for place in _unknown(scope, prefixes, {row.header for row in known}):
             counts.pop(place.header.pack_id, None)
     for pack_id in counts:
         scope.findings.note(pack_id.hex(), "the pack is missing, and the catalog has frames in it")
     lose(scope.catalog, scope.objects, dict.fromkeys(counts, 0))
+    return True
 
 
 def _unknown(scope: _Scope, prefixes: range, known: set[PackHeader]) -> Iterator[PackPlace]:
@@ -95,7 +117,8 @@ def _pack(scope: _Scope, row: PackRow, count: int) -> None:
 def _read(scope: _Scope, row: PackRow) -> Contents | None:
     path, name = scope.objects.pack_path(row.header), row.pack.hex()
     try:
-        contents = examine(path, row.header, None if row.closed else row.length)
+        end = None if row.closed else row.length
+        contents = examine(path, row.header, end, scope.round.budget.read)
     except NewerFormat as error:
         scope.findings.note(name, error)
         return None
