@@ -1,0 +1,129 @@
+"""A bit flips anywhere in a vault's files: it does no harm, or is told, and is healed if it can."""
+
+import asyncio
+import os
+import random
+import shutil
+
+import pytest
+
+from tests.acceptance.agent import Machine, closure, frames_of
+from tests.acceptance.compare import differences
+from tests.faults.failpoints import quick_keyrings
+from transfer.crypto import wrap
+from transfer.errors import TransferError
+from transfer.vault.open import rebuild_catalog, verify_vault
+
+BLOCK = 65536
+
+
+@pytest.fixture(autouse=True)
+def keyrings(monkeypatch):
+    monkeypatch.setattr(wrap, "MEMORY", wrap.MEMORY)
+    monkeypatch.setattr(wrap, "PASSES", wrap.PASSES)
+    quick_keyrings()
+
+
+class Stock:
+    """A vault with two points that share most of what they have, and what they restore to."""
+
+    def __init__(self, top):
+        self.top, self.tree = top, top / "tree"
+
+    async def make(self):
+        for number in range(4):
+            (self.tree / f"d{number}").mkdir(parents=True)
+            (self.tree / f"d{number}" / "file").write_bytes(os.urandom(5000))
+        (self.tree / "large").write_bytes(os.urandom(5 * BLOCK))
+        self.machine = Machine(self.top / "stock")
+        self.machine.top.mkdir()
+        self.ids = []
+        for number in (1, 2):
+            (self.tree / "new").write_bytes(os.urandom(3000 * number))
+            self.ids.append((await self.machine.backup(self.tree, block_size=BLOCK)).point)
+            shutil.copytree(self.tree, self.top / f"was-{number}")
+        files = sorted(path for path in self.machine.vault.rglob("*") if path.is_file())
+        self.files = [path.relative_to(self.machine.vault) for path in files if path.stat().st_size]
+        frames = frames_of(self.machine.vault)
+        newest = (await self.machine.points())[-1]
+        self.at_source = closure(frames, newest.root)
+        self.places = [
+            (path.relative_to(self.machine.vault), placed.offset, placed.end, reference)
+            for reference, copies in frames.items() for path, placed in copies
+        ]  # fmt: skip
+        self.sizes = [(self.machine.vault / path).stat().st_size for path in self.files]
+
+    def copy(self, top):
+        return Machine(shutil.copytree(self.machine.top, top))
+
+    def flip(self, machine, choice):
+        """Small files are as likely as large ones to be met: each has its secrets."""
+        (path,) = choice.choices(self.files, [size**0.5 for size in self.sizes])
+        raw = bytearray((machine.vault / path).read_bytes())
+        bit = choice.randrange(8 * len(raw))
+        raw[bit // 8] ^= 1 << bit % 8
+        (machine.vault / path).write_bytes(raw)
+        return path, bit
+
+    def can_be_healed(self, path, bit):
+        """Whether what was hit is no frame, or one that the newest point has too."""
+        hit = {
+            reference for where, start, end, reference in self.places
+            if where == path and start <= bit // 8 < end
+        }  # fmt: skip
+        return hit <= self.at_source
+
+    async def restores(self, machine, name, number, into):
+        """True if it comes back exactly, False if something was told; else the test fails."""
+        try:
+            result = await machine.restore(into, item=name)
+        except TransferError:
+            return False
+        finally:
+            back = into / "tree"
+        found = differences(self.top / f"was-{number}", back) if back.exists() else None
+        shutil.rmtree(into, ignore_errors=True)
+        if result.damaged or result.warnings:
+            return False
+        assert found == []
+        return True
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory):
+    memory, passes = wrap.MEMORY, wrap.PASSES
+    quick_keyrings()
+    stock = Stock(tmp_path_factory.mktemp("flips"))
+    asyncio.run(stock.make())
+    wrap.MEMORY, wrap.PASSES = memory, passes
+    return stock
+
+
+SLOW = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=SLOW) for n in range(1, 31))])
+async def test_a_flipped_bit_does_no_harm_or_is_told_and_healed(stock, tmp_path, seed):
+    choice = random.Random(f"flips {seed}")
+    for number in range(40 if seed == 0 else 100):
+        machine = stock.copy(tmp_path / f"{number}")
+        path, bit = stock.flip(machine, choice)
+        latest = await stock.restores(machine, "item", 2, tmp_path / "latest")
+        await stock.restores(machine, f"item@{stock.ids[0]}", 1, tmp_path / "older")
+        if path.parts[0] == "packs":
+            await heals(stock, machine, tmp_path, (path, bit))
+        elif path.name.startswith("catalog") and not latest:
+            await rebuild_catalog(machine.vault)
+            assert await stock.restores(machine, "item", 2, tmp_path / "latest"), (path, bit)
+        shutil.rmtree(machine.top)
+
+
+async def heals(stock, machine, tmp_path, where):
+    await verify_vault(machine.vault)
+    made = await machine.backup(stock.tree, block_size=BLOCK)
+    assert made.warnings == [], where
+    assert await stock.restores(machine, "item", 2, tmp_path / "latest"), where
+    second = await stock.restores(machine, f"item@{stock.ids[1]}", 2, tmp_path / "second")
+    assert second, where
+    first = await stock.restores(machine, f"item@{stock.ids[0]}", 1, tmp_path / "older")
+    assert first == stock.can_be_healed(*where), where
