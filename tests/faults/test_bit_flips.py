@@ -100,9 +100,14 @@ def stock(tmp_path_factory):
 
 
 SLOW = [pytest.mark.slow, pytest.mark.timeout(600)]
+HOURS = [pytest.mark.hours, pytest.mark.timeout(600)]
+SEEDS = [
+    0, *(pytest.param(n, marks=SLOW) for n in range(1, 5)),
+    *(pytest.param(n, marks=HOURS) for n in range(5, 31)),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=SLOW) for n in range(1, 31))])
+@pytest.mark.parametrize("seed", SEEDS)
 async def test_a_flipped_bit_does_no_harm_or_is_told_and_healed(stock, tmp_path, seed):
     choice = random.Random(f"flips {seed}")
     for number in range(40 if seed == 0 else 100):
