@@ -103,3 +103,25 @@ def test_a_tree_whose_vault_is_killed_comes_back(setup, work):
         assert shell.finish(process)["warnings"] == []
     assert exact(shell, source, work / "back", "item")
     assert shell("vault", "verify", work / "vault", plain=True)["damaged"] == []
+
+
+@pytest.mark.parametrize("command", ["backup", "restore"])
+def test_a_vault_that_stays_away_ends_a_run_with_75_and_the_next_goes_on(setup, work, command):
+    server, shell, heard = setup
+    source = incompressible(work / "source", 48 * MIB)
+    time.sleep(2.1)  # until a ctime proves something
+    words, known = ("backup", "item", source, "--up", "16M"), "bytes_resumed"
+    if command == "restore":
+        shell(*words)
+        words, known = ("restore", "item", "--to", work / "back", "--down", "16M"), "bytes_kept"
+    goal = heard() + 28 * MIB  # more than all lanes together have in hand
+    process = shell.start(*words, "--give-up-after", "2s")
+    while process.poll() is None and heard() < goal:
+        time.sleep(0.002)
+    server.end(signal.SIGKILL)
+    answer = shell.finish(process, 75)
+    assert answer["error"]["code"] == "vault-unavailable"
+    server.start()
+    assert shell(*words)[known] >= 4 * MIB
+    assert command == "restore" or exact(shell, source, work / "back", "item")
+    assert source.read_bytes() == (work / "back").read_bytes()

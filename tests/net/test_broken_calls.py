@@ -1,6 +1,7 @@
 """A call that breaks is made again, and nothing is done twice or believed by half."""
 
 import asyncio
+import socket
 import time
 from contextlib import closing
 
@@ -145,6 +146,23 @@ async def test_a_vault_that_stays_away_is_told_after_as_long_as_was_asked_for(fa
     assert time.monotonic() - began < 5
     assert caught.value.hint
     await vault.close()
+
+
+async def test_a_name_that_is_not_found_is_asked_for_again(far, monkeypatch):
+    """A name server that is away for a moment is a vault that is away for a moment."""
+    identity, asked = far.registered("own"), []
+    resolve = asyncio.get_running_loop().getaddrinfo
+
+    async def names(host, port, **options):
+        asked.append(host)
+        if len(asked) < 3:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return await resolve("127.0.0.1", port, **options)
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", names)
+    monkeypatch.setattr(Far, "url", f"https://vault.example.org:{far.port}")
+    await far.client(identity).info()
+    assert asked[:3] == ["vault.example.org"] * 3
 
 
 async def test_a_run_that_ends_does_not_wait_for_a_vault_that_is_away(vault, relay):
