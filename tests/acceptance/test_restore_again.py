@@ -98,8 +98,14 @@ def has_begun(process, into):
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("kind", ["image", "tree"])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [
+        ("image", signal.SIGTERM), ("tree", signal.SIGKILL),
+        pytest.param("image", signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param("tree", signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_what_is_unfinished_is_named_and_gone_on_with(shell, tmp_path, kind, number):
     if kind == "image":
         source = trees.image(tmp_path / "source", 160 * MIB)

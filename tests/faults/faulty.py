@@ -99,6 +99,17 @@ async def _wrong(name: str, given: Any, do: Any) -> Any:
     return answer
 
 
+async def _swapped(name: str, given: Any, do: Any) -> Any:
+    """What is answered is whole, and something else than was asked for; points are there twice."""
+    answer = await do()
+    match name:
+        case "fetch" | "have":
+            return [*answer[1:], *answer[:1]]
+        case "points":
+            return [*answer, *answer]
+    return answer
+
+
 def _flipped(raw: bytes) -> bytes:
     at = len(raw) // 2
     return raw[:at] + bytes((raw[at] ^ 1,)) + raw[at + 1 :]
@@ -106,5 +117,6 @@ def _flipped(raw: bytes) -> bytes:
 
 _SCRIPTS = {
     "fail": _fail, "lose": _lose, "twice": _twice, "late": _late, "cut": _cut, "wrong": _wrong,
+    "swap": _swapped,
 }  # fmt: skip
 KINDS = tuple(_SCRIPTS)

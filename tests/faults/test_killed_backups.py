@@ -86,8 +86,7 @@ def wait_for(process, top, count):
 @pytest.mark.parametrize(
     ("place", "name", "kills", "step"),
     [
-        ("near", "image-160", 4, 3), ("far", "image-160", 4, 3),
-        ("near", "tree-4000", 4, 80), ("far", "tree-4000", 4, 80),
+        ("near", "image-160", 3, 3), ("far", "tree-2000", 3, 80),
         pytest.param("far", "image-2048", 50, 3, marks=SLOW),
         pytest.param("near", "tree-40000", 50, 20, marks=SLOW),
         pytest.param("near", "image-2048", 50, 3, marks=HOURS),

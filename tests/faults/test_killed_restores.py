@@ -75,7 +75,7 @@ def written(top):
 @pytest.mark.parametrize(
     ("name", "kills"),
     [
-        ("image-160", 4), ("tree-3000", 4),
+        ("image-96", 3), ("tree-1500", 3),
         pytest.param("image-2048", 50, marks=SLOW), pytest.param("tree-20000", 50, marks=SLOW),
     ],
 )  # fmt: skip
@@ -111,7 +111,7 @@ def killed(process, into, size, pause):
     process.stderr.close()
 
 
-@pytest.mark.parametrize("connections", [1, 4])
+@pytest.mark.parametrize("connections", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_a_slow_restore_loses_at_most_one_frame_a_connection(stored, work, connections):
     source, size = stored.item("noise-24")
     words = ("restore", "noise-24", "--to", work, "--connections", connections, "--down", "6M")

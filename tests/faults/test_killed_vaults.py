@@ -50,7 +50,8 @@ def exact(shell, source, into, name):
 
 
 @pytest.mark.parametrize(
-    ("connections", "kills"), [(1, 3), (4, 3), pytest.param(4, 50, marks=SLOW)]
+    ("connections", "kills"),
+    [pytest.param(1, 3, marks=SLOW), (4, 2), pytest.param(4, 50, marks=SLOW)],
 )
 @pytest.mark.timeout(300)
 def test_a_backup_whose_vault_is_killed_sends_at_most_one_frame_a_connection_again(
@@ -74,7 +75,8 @@ def test_a_backup_whose_vault_is_killed_sends_at_most_one_frame_a_connection_aga
 
 
 @pytest.mark.parametrize(
-    ("connections", "kills"), [(1, 3), (4, 3), pytest.param(4, 50, marks=SLOW)]
+    ("connections", "kills"),
+    [pytest.param(1, 3, marks=SLOW), (4, 2), pytest.param(4, 50, marks=SLOW)],
 )
 @pytest.mark.timeout(300)
 def test_a_restore_whose_vault_is_killed_fetches_at_most_one_frame_a_connection_again(
@@ -94,6 +96,7 @@ def test_a_restore_whose_vault_is_killed_fetches_at_most_one_frame_a_connection_
     assert source.read_bytes() == (work / "back").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_tree_whose_vault_is_killed_comes_back(setup, work):
     server, shell, heard = setup
@@ -105,7 +108,7 @@ def test_a_tree_whose_vault_is_killed_comes_back(setup, work):
     assert shell("vault", "verify", work / "vault", plain=True)["damaged"] == []
 
 
-@pytest.mark.parametrize("command", ["backup", "restore"])
+@pytest.mark.parametrize("command", [pytest.param("backup", marks=SLOW), "restore"])
 def test_a_vault_that_stays_away_ends_a_run_with_75_and_the_next_goes_on(setup, work, command):
     server, shell, heard = setup
     source = incompressible(work / "source", 48 * MIB)
