@@ -142,7 +142,7 @@ class RunJournal:
         None if that is nothing.
         """
         self._end, self._open_run = 0, False
-        known = KnownReads()
+        known = KnownReads(self._path.parent)
         try:
             for record, end in _walk(self._file):
                 self._end, self._open_run = end, not isinstance(record, End)
