@@ -97,7 +97,7 @@ async def test_what_was_excluded_is_there_once_it_no_longer_is(settled, machine)
 
 
 async def test_after_another_boot_it_is_read(settled, machine, monkeypatch):
-    monkeypatch.setattr("transfer.jobs.root._boot_id", lambda: "another boot")
+    monkeypatch.setattr("transfer.jobs.root.boot_id", lambda: "another boot")
     made = await machine.backup(settled.source)
     assert (made.bytes_read, made.nodes_new) == (size_of(settled.source), 0)
 

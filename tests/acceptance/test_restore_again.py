@@ -152,3 +152,63 @@ def test_an_interrupted_restore_in_place_is_gone_on_with(shell, image):
     assert os.path.getsize(empty) == SIZE
     shell("restore", "disk", "--to", empty)
     assert empty.read_bytes() == kept
+
+
+def test_an_image_that_somebody_made_meanwhile_is_not_taken_for_ours(shell, tmp_path):
+    source = trees.image(tmp_path / "source", 160 * MIB)
+    shell("backup", "disk", source)
+    into = tmp_path / "into"
+    into.mkdir()
+    process = shell.start("restore", "disk", "--to", into)
+    has_begun(process, into)
+    assert kill(process.pid)
+    shell.finish(process, None)
+    (into / "source").write_bytes(b"theirs")
+    shell("restore", "disk", "--to", into, expect=64)
+    assert (into / "source").read_bytes() == b"theirs"
+    (into / "source").unlink()
+    assert shell("restore", "disk", "--to", into)["bytes_kept"] > 0
+    assert filecmp.cmp(source, into / "source", shallow=False)
+
+
+def test_of_several_images_the_whole_ones_are_kept(shell, tmp_path):
+    sources = [trees.image(tmp_path / f"source-{n}", 64 * MIB) for n in range(2)]
+    shell("backup", "disks", *sources)
+    into = tmp_path / "into"
+    into.mkdir()
+    process = shell.start("restore", "disks", "--to", into)
+    while process.poll() is None and not (into / "source-0").exists():
+        time.sleep(0.001)
+    assert kill(process.pid)
+    shell.finish(process, None)
+    result = shell("restore", "disks", "--to", into)
+    assert result["bytes_kept"] >= 64 * MIB
+    assert all(filecmp.cmp(each, into / each.name, shallow=False) for each in sources)
+
+
+@pytest.mark.parametrize("kind", ["file", "device"])
+def test_a_roll_back_that_was_killed_is_named_and_gone_on_with(shell, tmp_path, kind):
+    """In place it is neither the old image nor the new one; what was finished is compared again."""
+    size = 160 * MIB
+    source = trees.image(tmp_path / "source", size)
+    point = shell("backup", "disk", source)["point"]
+    with loop_device(tmp_path / "loop", size) as device:
+        target = device if kind == "device" else tmp_path / "target"
+        with open(target, "wb") as file:
+            file.write(b"old" * (size // 3) + b"o")
+        words = ("restore", f"disk@{point[:16]}", "--to", target, "--overwrite", "changed")
+        process, written = shell.start(*words), source.read_bytes()[:MIB]
+        while process.poll() is None:
+            with open(target, "rb") as file:
+                if file.read(MIB) == written:
+                    break
+        assert kill(process.pid)
+        shell.finish(process, None)
+        (found,) = shell("status")["unfinished"]
+        assert found["target"] == str(target)
+        with open(target, "r+b") as file:  # somebody writes into what was finished
+            file.write(b"somebody")
+        shell(*words)
+        with open(target, "rb") as file:
+            assert file.read() == source.read_bytes()
+        assert shell("status")["unfinished"] == []

@@ -50,6 +50,21 @@ def test_what_was_interrupted_is_found_by_the_next_of_the_same(state):
     assert unfinished(state) == []
 
 
+def test_the_images_that_it_writes_are_known_to_the_next(state):
+    own = RestoreMark(state, made())
+    own.begin()
+    for handle in (b"one", b"two", b"one"):
+        own.owns(handle)
+    own.end(False)
+    again = RestoreMark(state, made())
+    assert again.own == ()
+    again.begin()
+    assert again.own == (b"one", b"two")
+    again.owns(b"three")
+    again.end(False)
+    assert [each.own for each in unfinished(state)] == [(b"one", b"two", b"three")]
+
+
 def test_a_second_one_beside_the_first_has_no_mark(state):
     first, second = RestoreMark(state, made()), RestoreMark(state, made())
     first.begin()

@@ -18,7 +18,6 @@ from blake3 import blake3
 
 from transfer.errors import NotFound, TargetRefused, TargetUnusable, TransientError, UsageError
 from transfer.files.directories import Place, identity
-from transfer.files.metadata import to_stat
 from transfer.files.system import boot_id
 from transfer.formats.entry import Entry, FileType
 from transfer.formats.reference import Reference
@@ -39,6 +38,7 @@ from transfer.pipeline.receive_streams import Extents, Received, StreamReceiver
 from transfer.pipeline.workers import Leased, Pool
 from transfer.pipeline.write_tasks import FrameAt, Piece
 from transfer.policy.globs import Globs
+from transfer.sources.handles import file_handle, inode_handle
 from transfer.targets import image
 from transfer.vault.waiting import to_the_end
 
@@ -111,18 +111,18 @@ class _Run:
 
     async def restore(self, options: RestoreOptions) -> RestoreResult:
         target = os.path.abspath(os.fsencode(options.to))
-        if options.dry_run:
-            return await self._restore(options, target, Overwrite(options.overwrite))
         listed, agent = self.listed, self.agent
         mark = RestoreMark(
             agent.state, unfinished.mark(agent.vault_id, listed.id, listed.details.item, target)
         )
+        if options.dry_run:
+            return await self._restore(options, target, Overwrite(options.overwrite), mark)
         whole, earlier = False, await to_the_end(asyncio.to_thread(mark.begin))
         begun = earlier.begun if earlier is not None else None
         crashed = earlier is not None and earlier.boot != boot_id()
         try:
             result = await self._restore(
-                options, target, Overwrite(options.overwrite, begun, crashed)
+                options, target, Overwrite(options.overwrite, begun, crashed), mark
             )
             whole = True
             return result
@@ -133,7 +133,7 @@ class _Run:
             await to_the_end(asyncio.to_thread(mark.end, whole))
 
     async def _restore(
-        self, options: RestoreOptions, target: bytes, overwrite: Overwrite
+        self, options: RestoreOptions, target: bytes, overwrite: Overwrite, mark: RestoreMark
     ) -> RestoreResult:
         is_directory = os.path.isdir(target)
         selection = _Selection(options.paths, options.include)
@@ -154,7 +154,7 @@ class _Run:
                 for entry in images:
                     in_place = one_image and not is_directory
                     path = target if in_place else os.path.join(target, entry.name)
-                    await self._image(pool, nodes, entry, path, overwrite)
+                    await self._image(pool, nodes, entry, path, overwrite, mark)
                 choice = ReceiveOptions(overwrite, selection, self.listed.id)
                 await self._trees(pool, nodes, entries, Place(target), choice, group)
         self._unmatched(selection)
@@ -170,12 +170,14 @@ class _Run:
             self.progress.warn(path, "missing", "it is not in this point")
 
     async def _image(
-        self, pool: Pool, nodes: NodeReader, entry: Entry, path: bytes, overwrite: Overwrite
-    ) -> None:
+        self, pool: Pool, nodes: NodeReader, entry: Entry, path: bytes, overwrite: Overwrite,
+        mark: RestoreMark,
+    ) -> None:  # fmt: skip
         assert isinstance(entry.content, Descriptor)
-        replace = overwrite.mode != "never" or _is_ours(path, overwrite)
+        replace = overwrite.mode != "never" or _handle(path) in mark.own
         key = blake3(self.listed.id + os.path.basename(path)).hexdigest(8).encode()
         with image.image_target(path, entry.content.length, replace, key) as target:
+            await to_the_end(asyncio.to_thread(mark.owns, _handle(target.fd)))
             # The very file that is held here, whatever gets its name meanwhile.
             link = b"/proc/%d/fd/%d" % (os.getpid(), target.fd)
             held = write_tasks.HeldImage(link, identity(target.fd))
@@ -239,12 +241,17 @@ class _Run:
         )  # fmt: skip
 
 
-def _is_ours(path: bytes, overwrite: Overwrite) -> bool:
-    """Whether the interrupted restore may have written the file that is there."""
+def _handle(image: bytes | int) -> bytes:
+    """Of an image by path or descriptor, to know it again under another name; b"" for none."""
     try:
-        return overwrite.is_ours(to_stat(os.lstat(path)))
+        fd = image if isinstance(image, int) else os.open(image, os.O_PATH | os.O_NOFOLLOW)
     except FileNotFoundError:
-        return False
+        return b""
+    try:
+        return file_handle(fd, b"") or inode_handle(os.fstat(fd).st_ino)
+    finally:
+        if fd is not image:
+            os.close(fd)
 
 
 def _make_target(target: bytes) -> None:

@@ -37,6 +37,8 @@ class Unfinished(msgspec.Struct, frozen=True):
     target: bytes
     begun: Time
     boot: str
+    own: tuple[bytes, ...] = ()
+    """Handles of images that it writes, whatever their names are by now."""
 
 
 def mark(vault: bytes, point: bytes, item: str, target: bytes) -> Unfinished:
@@ -64,10 +66,27 @@ class RestoreMark:
                 return None
             earlier = _read(self._fd)
             if earlier is None:
-                os.ftruncate(self._fd, 0)
-                os.pwrite(self._fd, documents.encode(self._mark), 0)
-                os.fsync(self._fd)
+                self._write(self._mark)
+            else:
+                self._mark = earlier
             return earlier
+
+    def owns(self, handle: bytes) -> None:
+        """The image with that *handle* is written from now on; durable on return."""
+        own = self._mark.own
+        if self._fd >= 0 and handle not in own:
+            with state_errors(self._path):
+                self._write(msgspec.structs.replace(self._mark, own=(*own, handle)))
+
+    @property
+    def own(self) -> tuple[bytes, ...]:
+        return self._mark.own
+
+    def _write(self, mark: Unfinished) -> None:
+        raw, self._mark = documents.encode(mark), mark
+        os.pwrite(self._fd, raw, 0)
+        os.ftruncate(self._fd, len(raw))
+        os.fsync(self._fd)
 
     def end(self, whole: bool) -> None:
         """Without *whole* the mark stays, for the next one to go on with."""

@@ -43,7 +43,7 @@ class Overwrite:
             return Fate.WRITE
         alike = _alike(entry, there)
         files = entry.type is there.type is FileType.FILE
-        if self.is_ours(there):
+        if self._is_ours(there):
             if files:
                 return Fate.COMPARE
             if alike:
@@ -54,9 +54,9 @@ class Overwrite:
 
     def replaces(self, there: Stat | None) -> bool:
         """Whether what is there and differs may be replaced."""
-        return self.mode != "never" or (there is not None and self.crashed and self.is_ours(there))
+        return self.mode != "never" or (there is not None and self.crashed and self._is_ours(there))
 
-    def is_ours(self, there: Stat) -> bool:
+    def _is_ours(self, there: Stat) -> bool:
         """Whether the interrupted restore may have made it."""
         return self.begun is not None and there.ctime >= self.begun
 

@@ -1,0 +1,137 @@
+"""What happens between an interrupted backup and the next is in the point, and nothing is mixed."""
+
+import asyncio
+import mmap
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cli.machine import loop_device
+from tests.faults.faulty import Fault
+from tests.faults.test_every_call import FaultyMachine
+from transfer.crypto import wrap
+from transfer.errors import TransferError
+from transfer.vault.open import rebuild_catalog, verify_vault
+
+MIB = 2**20
+SIZE = 24 * MIB
+SETTLE = 2.1  # seconds, until a ctime proves something
+
+
+@pytest.fixture(autouse=True)
+def quick_keyrings(monkeypatch):
+    monkeypatch.setattr(wrap, "MEMORY", 19 * 1024)
+    monkeypatch.setattr(wrap, "PASSES", 1)
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return FaultyMachine(tmp_path)
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "disk"
+    path.write_bytes(os.urandom(SIZE))
+    return path
+
+
+async def interrupted(machine, path):
+    """A backup that came so far that something of it is known, and no further."""
+    await asyncio.sleep(SETTLE)
+    machine.fault = Fault(12, "fail")
+    with pytest.raises(TransferError):
+        await machine.backup(path)
+    assert machine.met.fired
+    assert "store" in machine.met.calls
+
+
+async def is_what_it_was(machine, path, content):
+    into = machine.top / "back"
+    await machine.restore(into)
+    assert into.read_bytes() == content
+    assert (await verify_vault(machine.vault)).damaged == []
+
+
+async def test_what_did_not_change_is_not_read_again(machine, image):
+    """Else the others would prove nothing."""
+    await interrupted(machine, image)
+    made = await machine.backup(image)
+    assert made.bytes_resumed > 0
+    await is_what_it_was(machine, image, image.read_bytes())
+
+
+def written(path, mapped):
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.write(b"changed" * 1000)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def mapped_and_written(path, mapped):
+    """Through pages that were dirty before the first run as well, and nothing is synced."""
+    mapped[:7] = b"CHANGED"
+
+
+def replaced(path, mapped):
+    path.with_name("other").write_bytes(os.urandom(SIZE))
+    path.with_name("other").rename(path)
+
+
+@pytest.mark.parametrize("change", [written, mapped_and_written, replaced])
+async def test_an_image_that_was_changed_below_what_was_read(machine, image, change):
+    with image.open("r+b") as file, mmap.mmap(file.fileno(), SIZE) as mapped:
+        mapped[:7] = b"dirtied"
+        await interrupted(machine, image)
+        change(image, mapped)
+        made = await machine.backup(image)
+        assert made.bytes_resumed == 0
+        await is_what_it_was(machine, image, image.read_bytes())
+
+
+async def test_a_device_proves_nothing(machine, tmp_path):
+    with loop_device(tmp_path / "loop", SIZE) as name:
+        device = Path(name)
+        device.write_bytes(os.urandom(SIZE))
+        await interrupted(machine, device)
+        written(device, None)
+        made = await machine.backup(device)
+        assert made.bytes_resumed == 0
+        await is_what_it_was(machine, device, device.read_bytes())
+
+
+@pytest.mark.parametrize("how", ["older copy", "rebuilt", "empty"])
+async def test_a_vault_that_is_another_one_by_now(machine, image, how):
+    (machine.top / "small").write_bytes(b"small")
+    await machine.backup(machine.top / "small", item="other")
+    shutil.copytree(machine.vault, machine.top / "older")
+    await interrupted(machine, image)
+    if how == "rebuilt":
+        await rebuild_catalog(machine.vault)
+    else:
+        shutil.rmtree(machine.vault)
+        shutil.move(machine.top / "older", machine.vault)
+        if how == "empty":
+            shutil.rmtree(machine.vault)
+            shutil.rmtree(machine.state)
+    await machine.backup(image)
+    await is_what_it_was(machine, image, image.read_bytes())
+
+
+async def test_a_state_that_was_put_back_asks_and_reads(machine, image):
+    """Its open journal is of a run before two points that it does not know."""
+    await interrupted(machine, image)
+    old = shutil.copytree(machine.state, machine.top / "old")
+    await machine.backup(image)
+    image.write_bytes(os.urandom(SIZE))
+    await asyncio.sleep(SETTLE)
+    await machine.backup(image)
+    shutil.rmtree(machine.state)
+    shutil.move(old, machine.state)
+    made = await machine.backup(image)
+    points = await machine.points()
+    assert [each.number for each in points] == [1, 2, 3]
+    assert made.parent == points[1].point_id.hex()
+    await is_what_it_was(machine, image, image.read_bytes())
