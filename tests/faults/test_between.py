@@ -4,6 +4,7 @@ import asyncio
 import mmap
 import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -63,10 +64,14 @@ async def test_what_did_not_change_is_not_read_again(machine, image):
     await is_what_it_was(machine, image, image.read_bytes())
 
 
-def written(path, mapped):
-    before = path.stat()
+def write_start(path):
     with path.open("r+b") as file:
         file.write(b"changed" * 1000)
+
+
+def written(path, mapped):
+    before = path.stat()
+    write_start(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
@@ -96,7 +101,11 @@ async def test_a_device_proves_nothing(machine, tmp_path):
         device = Path(name)
         device.write_bytes(os.urandom(SIZE))
         await interrupted(machine, device)
-        written(device, None)
+        before, other = device.stat(), tmp_path / "node"
+        # As whoever has it mounted: not by this name.
+        os.mknod(other, 0o600 | stat.S_IFBLK, before.st_rdev)
+        write_start(other)
+        assert device.stat().st_ctime_ns == before.st_ctime_ns
         made = await machine.backup(device)
         assert made.bytes_resumed == 0
         await is_what_it_was(machine, device, device.read_bytes())
