@@ -144,3 +144,42 @@ async def test_a_state_that_was_put_back_asks_and_reads(machine, image):
     assert [each.number for each in points] == [1, 2, 3]
     assert made.parent == points[1].point_id.hex()
     await is_what_it_was(machine, image, image.read_bytes())
+
+
+async def restored_in_part(machine, tree, into):
+    """An interrupted restore that brought some files, all under their names."""
+    machine.fault = Fault(9, "fail")
+    with pytest.raises(TransferError):
+        await machine.restore(into)
+    there = [path for path in (into / "tree").glob("*") if not path.name.startswith(".")]
+    assert 0 < len(there) < len(list(tree.iterdir()))
+    return there
+
+
+@pytest.mark.parametrize("crashed", [False, True])
+async def test_what_a_crash_took_from_a_file_that_was_restored_comes_back(
+    machine, tmp_path, monkeypatch, crashed
+):
+    """It had its name and its times, and its content was not on the disk yet."""
+    tree, into = tmp_path / "tree", tmp_path / "back"
+    tree.mkdir()
+    for number in range(40):
+        (tree / f"{number:02}").write_bytes(os.urandom(MIB))
+    await machine.backup(tree)
+    lost, *_ = await restored_in_part(machine, tree, into)
+    before = lost.stat()
+    lost.write_bytes(bytes(before.st_size))
+    os.utime(lost, ns=(before.st_atime_ns, before.st_mtime_ns))
+    if crashed:
+        monkeypatch.setattr("transfer.jobs.restore.boot_id", lambda: "another boot")
+    result = await machine.restore(into)
+    whole = [path.read_bytes() == (tree / path.name).read_bytes() for path in into.glob("tree/*")]
+    assert len(whole) == 40
+    if crashed:
+        assert result.warnings == []
+        assert all(whole)
+    else:  # nothing but somebody else can have written that
+        assert [(each.path, each.code) for each in result.warnings] == [
+            (f"tree/{lost.name}", "exists")
+        ]
+        assert whole.count(False) == 1

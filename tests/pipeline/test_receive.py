@@ -6,7 +6,9 @@ import signal
 
 import pytest
 
+from transfer.errors import FormatError
 from transfer.files.directories import Place
+from transfer.formats.directory import IndexEntry, encode_index, encode_page
 from transfer.formats.entry import Entry, FileType, Inline, Root, Slice
 from transfer.formats.reference import Kind, tag_of
 from transfer.pipeline.check import TreeChecker
@@ -145,3 +147,51 @@ async def test_a_check_opens_everything_or_a_sample(sending, receiving, notes, v
     assert (whole.blocks, whole.files, whole.damaged) == (20, 20, [])
     turns = iter(range(100))
     assert (await checked(lambda: next(turns) % 4 == 0)).blocks == 5
+
+
+async def built(line, pages):
+    """An index over pages that no writer would put below one."""
+    found = []
+    for page in pages:
+        plain, children = encode_page(page)
+        node = await line.sender.node(tag_of(Kind.PAGE), plain, children)
+        found.append(IndexEntry(page[0].name, node))
+    plain, children = encode_index(1, found)
+    return Root(await line.sender.node(tag_of(Kind.INDEX, 1), plain, children))
+
+
+async def test_a_name_that_comes_again_on_another_page_is_not_entered(
+    sending, receiving, notes, tmp_path
+):
+    """First a symlink that leads outside, then a directory of that name."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    link = entry(b"c", None, FileType.SYMLINK)._replace(target=os.fsencode(outside))
+    async with sending() as line:
+        below = await directory(line, entry(b"planted", Inline(b"x")))
+        first, again = [entry(b"a", Inline(b"a")), link], entry(b"c", below, FileType.DIRECTORY)
+        duplicate = await built(line, [first, [again]])
+        disordered = await built(line, [first, [entry(b"b", Inline(b"b")), again]])
+    for bad in (duplicate, disordered):
+        with pytest.raises((FormatError, ExceptionGroup)):
+            await restored(receiving, notes, bad, tmp_path)
+    assert list(outside.iterdir()) == []
+
+
+@pytest.mark.parametrize("by", [-1, 1, 2**16])
+async def test_a_stream_under_another_length_is_damaged_and_not_published(
+    sending, receiving, notes, tmp_path, by
+):
+    content = os.urandom(3 * 2**16)
+    async with sending() as line:
+        ids = [
+            (await line.sender.node(DATA, content[at : at + 2**16], b"")).id
+            for at in range(0, len(content), 2**16)
+        ]
+        stream = await assemble(line.sender, len(content), 2**16, ids)
+        lying = stream._replace(length=stream.length + by)
+        root = await directory(line, entry(b"lying", lying), entry(b"sound", stream))
+    received = await restored(receiving, notes, root, tmp_path)
+    assert (tmp_path / "out/top/sound").read_bytes() == content
+    assert not (tmp_path / "out/top/lying").exists()
+    assert received.damaged

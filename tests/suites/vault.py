@@ -291,6 +291,19 @@ async def test_a_killed_runs_session_goes_on_where_its_owner_names_it(vault, clo
     await vault.commit(killed.number, made_point(None))
 
 
+async def test_of_two_commits_in_a_session_that_went_on_one_counts(vault):
+    """What a killed run had posted arrives when the next one has gone on with its session."""
+    await begun(vault, OTHER_ITEM)
+    session = (await vault.open_session(DOMAIN, ITEM, OWNER)).number
+    late, new = made_point(None, 2, 1), made_point(None, 2, 2)
+    assert (await vault.open_session(DOMAIN, ITEM, OWNER, session)).number == session
+    stored = await vault.commit(session, late)
+    with pytest.raises(SessionEnded):
+        await vault.commit(session, new)
+    assert await vault.commit(session, late) == stored
+    assert [each.record for each in await vault.points(DOMAIN)] == [late]
+
+
 @pytest.mark.parametrize("how", ["ended", "another item's", "a reader", "unknown", "expired"])
 async def test_a_session_that_cannot_go_on_is_followed_by_a_new_one(vault, clock, how):
     item = {"another item's": OTHER_ITEM, "a reader": None}.get(how, ITEM)
@@ -515,6 +528,18 @@ async def test_a_deleted_point_stays_deleted(vault, delete_point):
         await vault.commit(await begun(vault), stored.record)
 
 
+async def test_one_id_under_two_kinds_is_two_frames(vault):
+    session = await begun(vault)
+    data, raw = made_frame(5)
+    child = made_frame(1)
+    await vault.store(session, raw + child[1])
+    leaf, node = made_frame(5, LEAF, [child[0]])
+    assert data.id == leaf.id
+    assert await has(vault, session, data, leaf) == [True, False]
+    assert await vault.store(session, node) == [STORED]
+    assert await vault.fetch(session, [data, leaf]) == [raw, node]
+
+
 async def test_a_session_expires_after_seven_days_of_silence(vault, clock):
     session = await begun(vault)
     clock.days(6)
@@ -522,8 +547,14 @@ async def test_a_session_expires_after_seven_days_of_silence(vault, clock):
     clock.days(6)
     await vault.heartbeat(session)
     clock.days(8)
-    with pytest.raises(SessionEnded):
-        await vault.heartbeat(session)
+    calls = [
+        vault.heartbeat(session), vault.store(session, made_frame(1)[1]),
+        vault.commit(session, made_point(None)),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(SessionEnded):
+            await call
+    assert await vault.points(DOMAIN) == []
     await begun(vault)
     clock.days(-8)  # a clock that goes back brings no session back
     with pytest.raises(SessionEnded):

@@ -80,6 +80,20 @@ async def test_a_failed_sync_fails_all_that_it_would_have_made_durable(path, mon
         assert await vault.store(session, made_frame(1)[1]) == [Outcome.STORED]
 
 
+async def test_a_duplicate_of_what_then_fails_is_not_said_to_exist(path, monkeypatch):
+    async with opened(path, create=True) as vault:
+        session, (reference, raw) = await begun(vault), made_frame(1)
+
+        def fails(descriptor):
+            raise OSError(errno.EIO, "the disk is gone")
+
+        monkeypatch.setattr(os, "fdatasync", fails)
+        answers = await together(vault, *(vault.store(session, raw) for _ in range(3)))
+        monkeypatch.undo()
+        assert [type(each) for each in answers] == [NotStored] * 3
+        assert await has(vault, session, reference) == [False]
+
+
 async def test_who_is_cancelled_leaves_its_frames_to_be_stored(path):
     async with opened(path, create=True) as vault:
         session = await begun(vault)
