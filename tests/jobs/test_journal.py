@@ -94,7 +94,9 @@ async def test_a_commit_whose_truncation_was_lost_forgets_as_well(again, path):
     await read_by(again(), 0)
     path.write_bytes(path.read_bytes() + encode(End(True)))
     assert not await read_by(again(), 1, resume=True)
-    assert records(path) == [BEGIN, Read(((KEYS[1], IDS[1]),))]
+    last = again()
+    assert last.begin(BEGIN, True)
+    assert await last.recall(KEYS[:2]) == [None, IDS[1]]
 
 
 async def test_a_run_that_was_refused_leaves_what_it_read(again):
@@ -155,7 +157,23 @@ async def test_a_full_disk_costs_notes_but_neither_the_run_nor_its_point(
     assert again().interrupted() == (BEGIN, POINT)
     after = again()
     after.begin(BEGIN, True)
-    assert await after.recall(KEYS[:2]) == [IDS[0], None]
+    assert await after.recall(KEYS[:2]) == [None, None]  # it made room for what says more
+
+
+async def test_notes_make_room_for_a_point(again, path, monkeypatch):
+    journal, whole = again(), os.pwrite
+    await read_by(journal, 0, 1, 2)
+    most = path.stat().st_size
+
+    def full(fd, raw, offset):
+        return whole(fd, raw[: max(0, most - offset)], offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    await journal.note([(KEYS[3], IDS[3])])
+    journal.post(POINT)
+    assert again().interrupted() == (BEGIN, POINT)
+    journal.end(True)
+    assert again().interrupted() is None
 
 
 async def test_a_journal_has_a_largest_size(again, path, monkeypatch):

@@ -53,16 +53,30 @@ def test_what_was_interrupted_is_found_by_the_next_of_the_same(state):
 def test_the_images_that_it_writes_are_known_to_the_next(state):
     own = RestoreMark(state, made())
     own.begin()
-    for handle in (b"one", b"two", b"one"):
-        own.owns(handle)
+    own.owns(b"one")
+    own.owns(b"two")
+    own.owns(b"one", 123)
     own.end(False)
     again = RestoreMark(state, made())
-    assert again.own == ()
+    assert not again.is_own(b"two", 5)
     again.begin()
-    assert again.own == (b"one", b"two")
-    again.owns(b"three")
+    assert again.is_own(b"two", 5)  # it was being written
+    assert again.is_own(b"one", 123)
+    assert not again.is_own(b"one", 124)  # whole, and used since
+    assert not again.is_own(b"three", 5)
+    assert not again.is_own(b"", 0)
     again.end(False)
-    assert [each.own for each in unfinished(state)] == [(b"one", b"two", b"three")]
+
+
+def test_what_is_torn_of_a_mark_leaves_what_was_there_before(state):
+    first = made()
+    own = RestoreMark(state, first)
+    own.begin()
+    own.owns(b"one")
+    own.end(False)
+    path = next((state.path / "restores").iterdir())
+    path.write_bytes(path.read_bytes()[:-5])
+    assert unfinished(state) == [first]
 
 
 def test_a_second_one_beside_the_first_has_no_mark(state):

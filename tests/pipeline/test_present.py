@@ -119,8 +119,9 @@ async def test_what_only_looks_the_same_is_kept_by_changed_and_not_by_a_resumed_
 
 @pytest.mark.parametrize("overwrite", [CHANGED, resumed("changed"), resumed(crashed=True)])
 async def test_of_a_file_that_differs_only_blocks_that_differ_are_fetched(target, overwrite):
-    target.put("large", LARGE[:MIB] + bytes(MIB) + LARGE[2 * MIB :], MTIME + 1)
-    target.put("small", SMALL, MTIME + 1)
+    later = MTIME if overwrite.crashed else MTIME + 1
+    target.put("large", LARGE[:MIB] + bytes(MIB) + LARGE[2 * MIB :], later)
+    target.put("small", SMALL, later)
     received = await target.restore(overwrite)
     assert target.is_whole()
     assert MIB < received.bytes_received < 1.01 * MIB
@@ -153,6 +154,13 @@ async def test_what_differs_and_is_somebody_elses_stays(target):
         (b"top/large", "exists"), (b"top/small", "exists"), (b"top/tiny", "exists"),
     ]  # fmt: skip
     assert received.bytes_received == 0
+
+
+async def test_after_a_crash_too_what_somebody_wrote_since_stays(target):
+    target.put("small", b"theirs", MTIME + 1)
+    await target.restore(resumed(crashed=True))
+    assert (target.top / "small").read_bytes() == b"theirs"
+    assert target.notes.warnings == [(b"top/small", "exists")]
 
 
 async def test_what_was_there_before_the_first_run_is_not_taken_for_ours(target):
@@ -224,6 +232,16 @@ async def test_an_unfinished_file_that_somebody_linked_is_not_written(target):
     assert target.is_whole()
     assert received.bytes_kept == 0
     assert theirs.read_bytes() == LARGE[:MIB]
+
+
+async def test_an_unfinished_file_that_others_may_open_is_not_gone_on_with(target):
+    path = leftover(target, LARGE[:MIB])
+    path.chmod(0o666)
+    with path.open("r+b") as theirs:
+        received = await target.restore(resumed())
+        theirs.write(b"evil")
+    assert target.is_whole()
+    assert received.bytes_kept == 0
 
 
 def test_a_temporary_name_says_what_it_is_of():

@@ -16,7 +16,7 @@ import msgspec
 
 from transfer import __version__
 from transfer.crypto import signing
-from transfer.errors import NotStored, Refused, SessionEnded, TransientError, UsageError
+from transfer.errors import NotStored, Refused, TransientError, UsageError
 from transfer.formats import point as point_codec
 from transfer.formats.journal import Begin
 from transfer.formats.point import Mark, Point, PointDetails
@@ -103,7 +103,7 @@ class _Run:
         self.before = await asyncio.to_thread(journal.interrupted)
         session = await agent.vault.open_session(
             agent.domain, self.item, agent.machine.owner,
-            self.before.begin.session if self.before is not None else None,
+            self._session_to_resume(),
         )  # fmt: skip
         resumable = self.options.dry_run and self.before is not None
         try:
@@ -141,6 +141,12 @@ class _Run:
             newest.check_parent()
         self._compare_with_head(newest)
         return newest and Parent(newest, await pool.call(tasks.open_point, newest.sealed))
+
+    def _session_to_resume(self) -> int | None:
+        """Not that of a run in doubt: what it posted may still be on its way, and is fenced."""
+        if self.before is None or self.before.in_doubt is not None:
+            return None
+        return self.before.begin.session
 
     def _holds(self, point: Point) -> bool:
         public = self.agent.opened.keyring.public_key
@@ -192,7 +198,7 @@ class _Run:
             await to_the_end(asyncio.to_thread(journal.post, point.point_id))
             try:
                 await self.agent.vault.commit(session.number, point_codec.encode(point))
-            except (Missing, Refused, SessionEnded) as error:
+            except (Missing, Refused) as error:
                 await to_the_end(asyncio.to_thread(journal.end, False))
                 if not trust or not isinstance(error, Missing):
                     raise

@@ -46,6 +46,7 @@ class RunJournal:
         self._path = state / "journals" / f"{vault.hex()}.{item.hex()}"
         self._lock = threading.Lock()
         self._file, self._end, self._open_run = -1, 0, False
+        self._begun = 0  # what stands before this says more than what was read
         self._known: KnownReads | None = None
 
     def interrupted(self) -> Interrupted | None:
@@ -69,7 +70,7 @@ class RunJournal:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._file = os.open(self._path, flags, 0o600)
             self._known = self._load() if resume else None
-            if self._known is None:
+            if not resume:
                 self._end, self._open_run = 0, False
             os.ftruncate(self._file, self._end)
         except OSError as error:
@@ -77,6 +78,7 @@ class RunJournal:
         if self._open_run:
             self._append(End(False))
         self._append(begin)
+        self._begun = self._end
         return self._known is not None
 
     def post(self, point: bytes) -> None:
@@ -123,11 +125,22 @@ class RunJournal:
     def _append(self, record: Record) -> None:
         try:
             with self._lock:
-                self._write(codec.encode(record))
+                self._write_at_any_cost(codec.encode(record))
                 os.fsync(self._file)
         except OSError as error:
             raise self._translated(error) from error
         self._open_run = not isinstance(record, End)
+
+    def _write_at_any_cost(self, raw: bytes) -> None:
+        """What this run has read is forgotten before a point cannot be posted."""
+        try:
+            self._write(raw)
+        except OSError:
+            if not 0 < self._begun < self._end:
+                raise
+            os.ftruncate(self._file, self._begun)
+            self._end = self._begun
+            self._write(raw)
 
     def _write(self, raw: bytes) -> None:
         """All of it, or nothing: what stands behind a torn record is not read."""

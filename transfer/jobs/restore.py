@@ -16,7 +16,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from transfer.errors import NotFound, TargetRefused, TargetUnusable, TransientError, UsageError
+from transfer.errors import NotFound, TargetRefused, TargetUnusable, UsageError
 from transfer.files.directories import Place, identity
 from transfer.files.system import boot_id
 from transfer.formats.entry import Entry, FileType
@@ -117,17 +117,20 @@ class _Run:
         )
         if options.dry_run:
             return await self._restore(options, target, Overwrite(options.overwrite), mark)
-        whole, earlier = False, await to_the_end(asyncio.to_thread(mark.begin))
-        begun = earlier.begun if earlier is not None else None
-        crashed = earlier is not None and earlier.boot != boot_id()
+        whole, earlier = True, None
         try:
+            earlier = await to_the_end(asyncio.to_thread(mark.begin))
+            whole = False
+            begun = earlier.begun if earlier is not None else None
+            crashed = earlier is not None and earlier.boot != boot_id()
             result = await self._restore(
                 options, target, Overwrite(options.overwrite, begun, crashed), mark
             )
             whole = True
             return result
         except UsageError:
-            whole = earlier is None  # it was refused, and nothing was begun
+            # It was refused, and nothing was begun.
+            whole = earlier is None and not (self.received.files or self.received.bytes_written)
             raise
         finally:
             await to_the_end(asyncio.to_thread(mark.end, whole))
@@ -174,10 +177,10 @@ class _Run:
         mark: RestoreMark,
     ) -> None:  # fmt: skip
         assert isinstance(entry.content, Descriptor)
-        replace = overwrite.mode != "never" or _handle(path) in mark.own
+        replace = overwrite.mode != "never" or mark.is_own(*_identified(path))
         key = blake3(self.listed.id + os.path.basename(path)).hexdigest(8).encode()
         with image.image_target(path, entry.content.length, replace, key) as target:
-            await to_the_end(asyncio.to_thread(mark.owns, _handle(target.fd)))
+            await to_the_end(asyncio.to_thread(mark.owns, _identified(target.fd)[0]))
             # The very file that is held here, whatever gets its name meanwhile.
             link = b"/proc/%d/fd/%d" % (os.getpid(), target.fd)
             held = write_tasks.HeldImage(link, identity(target.fd))
@@ -201,10 +204,12 @@ class _Run:
             receiver = StreamReceiver(pool, nodes, self.received)
             try:
                 damaged = await receiver.run(entry.content, write, present if compares else None)
-            except (asyncio.CancelledError, TransientError):
-                target.leave()
+                await to_the_end(asyncio.to_thread(target.finish))
+            except BaseException as error:
+                if not isinstance(error, TargetRefused):
+                    target.leave()
                 raise
-            await to_the_end(asyncio.to_thread(target.finish))
+            await to_the_end(asyncio.to_thread(mark.owns, *_identified(target.fd)))
         self.received.files += 1
         name = entry.name.decode(errors="backslashreplace")
         self.received.damaged += [f"{name}: {each}" for each in damaged]
@@ -241,14 +246,15 @@ class _Run:
         )  # fmt: skip
 
 
-def _handle(image: bytes | int) -> bytes:
-    """Of an image by path or descriptor, to know it again under another name; b"" for none."""
+def _identified(image: bytes | int) -> tuple[bytes, int]:
+    """Handle and ctime of an image by path or descriptor, to know it again; b"" for none."""
     try:
         fd = image if isinstance(image, int) else os.open(image, os.O_PATH | os.O_NOFOLLOW)
     except FileNotFoundError:
-        return b""
+        return b"", 0
     try:
-        return file_handle(fd, b"") or inode_handle(os.fstat(fd).st_ino)
+        found = os.fstat(fd)
+        return file_handle(fd, b"") or inode_handle(found.st_ino), found.st_ctime_ns
     finally:
         if fd is not image:
             os.close(fd)

@@ -22,10 +22,10 @@ from transfer.errors import FormatError
 from transfer.files.system import boot_id
 from transfer.formats import documents
 from transfer.formats.documents import Bytes16, Bytes32, Time
-from transfer.jobs.state import StateDirectory, state_errors
+from transfer.jobs.state import StateDirectory, state_errors, sync_directory
 
 _TICK = 20_000_000  # ns; the clock of a file system's times may be that much behind
-_MAX = 2**16
+_MAX = 2**20
 
 
 class Unfinished(msgspec.Struct, frozen=True):
@@ -37,8 +37,8 @@ class Unfinished(msgspec.Struct, frozen=True):
     target: bytes
     begun: Time
     boot: str
-    own: tuple[bytes, ...] = ()
-    """Handles of images that it writes, whatever their names are by now."""
+    own: tuple[tuple[bytes, int], ...] = ()
+    """Handles of images that it writes, whatever their names are, and their ctimes when whole."""
 
 
 def mark(vault: bytes, point: bytes, item: str, target: bytes) -> Unfinished:
@@ -56,8 +56,9 @@ class RestoreMark:
     def begin(self) -> Unfinished | None:
         """The mark of an interrupted restore, to go on with; durable on return."""
         with state_errors(self._path):
-            self._path.parent.mkdir(mode=0o700, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            made = self._path.parent
+            made.mkdir(mode=0o700, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
             self._fd = os.open(self._path, flags, 0o600)
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -66,26 +67,30 @@ class RestoreMark:
                 return None
             earlier = _read(self._fd)
             if earlier is None:
+                os.ftruncate(self._fd, 0)
                 self._write(self._mark)
+                sync_directory(made)
             else:
                 self._mark = earlier
             return earlier
 
-    def owns(self, handle: bytes) -> None:
-        """The image with that *handle* is written from now on; durable on return."""
-        own = self._mark.own
-        if self._fd >= 0 and handle not in own:
-            with state_errors(self._path):
-                self._write(msgspec.structs.replace(self._mark, own=(*own, handle)))
+    def owns(self, handle: bytes, finished: int = 0) -> None:
+        """The image with that *handle* is written from now on; durable on return.
 
-    @property
-    def own(self) -> tuple[bytes, ...]:
-        return self._mark.own
+        *finished* is its ctime once it is whole: with another one somebody has used it since.
+        """
+        own = dict(self._mark.own) | {handle: finished}
+        if self._fd >= 0 and own != dict(self._mark.own):
+            with state_errors(self._path):
+                self._write(msgspec.structs.replace(self._mark, own=tuple(own.items())))
+
+    def is_own(self, handle: bytes, ctime: int) -> bool:
+        return dict(self._mark.own).get(handle, -1) in (0, ctime)
 
     def _write(self, mark: Unfinished) -> None:
-        raw, self._mark = documents.encode(mark), mark
-        os.pwrite(self._fd, raw, 0)
-        os.ftruncate(self._fd, len(raw))
+        """Behind what is there, so that a cut leaves the one before."""
+        self._mark = mark
+        os.write(self._fd, documents.encode(mark) + b"\n")
         os.fsync(self._fd)
 
     def end(self, whole: bool) -> None:
@@ -93,6 +98,7 @@ class RestoreMark:
         if whole and self._fd >= 0:
             with suppress(OSError):
                 self._path.unlink()
+                sync_directory(self._path.parent)
         self._close()
 
     def _close(self) -> None:
@@ -122,11 +128,11 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _read(fd: int) -> Unfinished | None:
-    """None for one that is torn: nothing was written before it was whole."""
-    try:
-        return documents.decode(os.pread(fd, _MAX, 0), Unfinished, "a restore's mark")
-    except FormatError:
-        return None
+    """As it was written last; None if none is whole: then nothing was restored either."""
+    for line in reversed(os.pread(fd, _MAX, 0).splitlines()):
+        with suppress(FormatError):
+            return documents.decode(line, Unfinished, "a restore's mark")
+    return None
 
 
 def _is_free(fd: int) -> bool:

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from transfer.files.directories import Place
 from transfer.formats.entry import Content, Entry, FileType, Inline
-from transfer.formats.stream import Descriptor
+from transfer.formats.stream import Descriptor, block_count
 from transfer.pipeline import tasks
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.resume import SETTLED, Proof, Proofs
@@ -150,8 +150,12 @@ class FileSender:
     ) -> list[Found]:
         """Those of *batch* that no interrupted run has read."""
         keys = [self._key(each.scanned) for each in batch]
-        known = await self._sender.recalled([key for key in keys if key is not None])
-        recalled = dict(zip((key for key in keys if key is not None), known, strict=True))
+        asked = [
+            (key, block_count(each.scanned.stat.size, self._block_size))
+            for key, each in zip(keys, batch, strict=True) if key is not None
+        ]  # fmt: skip
+        known = await self._sender.recalled(asked)
+        recalled = dict(zip((key for key, _ in asked), known, strict=True))
         left: list[Found] = []
         for each, key in zip(batch, keys, strict=True):
             ids = recalled.get(key) if key is not None else None

@@ -52,9 +52,14 @@ class Overwrite:
             return Fate.STAY if alike else Fate.COMPARE if files else Fate.WRITE
         return Fate.WRITE if self.mode == "always" else Fate.REFUSE
 
-    def replaces(self, there: Stat | None) -> bool:
-        """Whether what is there and differs may be replaced."""
-        return self.mode != "never" or (there is not None and self.crashed and self._is_ours(there))
+    def replaces(self, entry: Entry, there: Stat | None) -> bool:
+        """Whether what is there and differs may be replaced.
+
+        After a crash a file that lost its content still has the mtime that it was given before its
+        name; one that somebody has written since has not.
+        """
+        lost = there is not None and self.crashed and self._is_ours(there)
+        return self.mode != "never" or (lost and there is not None and there.mtime == entry.mtime)
 
     def _is_ours(self, there: Stat) -> bool:
         """Whether the interrupted restore may have made it."""

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from transfer.errors import TargetRefused
@@ -44,14 +45,15 @@ def copy_present(
     pieces: Sequence[Piece], sparse: bool,
 ) -> Flags:  # fmt: skip
     """Which pieces the file that is to be replaced has; those are in *temporary* as well then."""
-    target, found = lane.tools.target, []
-    with target.existing_file(place, name, stat) as fd:
+    target, found = lane.tools.target, Flags()
+    with suppress(OSError, TargetRefused), target.existing_file(place, name, stat) as fd:
         for piece in pieces:
             content = _content(lane, fd, piece)
-            found.append(content is not None)
             if content is not None:
                 target.write(place, temporary, piece.offset, content, sparse)
-    return found
+            found.append(content is not None)
+    # Of one that is gone or being written the rest is fetched.
+    return found + [False] * (len(pieces) - len(found))
 
 
 def keep_files(

@@ -105,7 +105,7 @@ class TreeReceiver:
             return None
         compared = there if fate is Fate.COMPARE else None
         full = await self._with_xattrs(entry, path)
-        return Wanted(full, path, compared, self._overwrite.replaces(there))
+        return Wanted(full, path, compared, self._overwrite.replaces(entry, there))
 
     async def _with_xattrs(self, entry: Entry, path: bytes) -> Entry:
         if entry.xattr_stream is None or entry.xattr_stream.root is None:

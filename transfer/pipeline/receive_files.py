@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from blake3 import blake3
 
-from transfer.errors import TransientError
 from transfer.files.directories import Place
 from transfer.files.metadata import Stat
 from transfer.formats.entry import Content, Entry, FileType, Inline, Slice
@@ -267,11 +266,8 @@ class FileReceiver:
         present = _present(place, entry, temporary, adopted, there)
         try:
             return temporary, await self._streams.run(entry.content, write, present)
-        except (asyncio.CancelledError, TransientError):
-            await to_the_end(leave(created))
-            raise
         except BaseException:
-            await to_the_end(self._pool.call(write_tasks.discard, place, temporary))
+            await to_the_end(leave(created))
             raise
 
     async def _kept_large(self, place: Place, entry: Entry, there: Stat) -> Written | None:

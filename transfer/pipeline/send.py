@@ -119,11 +119,18 @@ class Sender:
             sum(each is Outcome.EXISTED for each in islice(answers, part.frames)) for part in parts
         ]
 
-    async def recalled(self, keys: Sequence[bytes]) -> list[Ids | None]:
-        """The IDs of what an interrupted run read under these, where the vault has all of them."""
+    async def recalled(self, extents: Sequence[tuple[bytes, int]]) -> list[Ids | None]:
+        """The IDs of what an interrupted run read, where the vault has all of them.
+
+        Each is asked for by its key, and has so many blocks.
+        """
         if not self._resumes:
-            return [None] * len(keys)
-        found = await self._reads.recall(keys)
+            return [None] * len(extents)
+        noted = await self._reads.recall([key for key, _ in extents])
+        found = [
+            ids if ids is not None and len(ids) == blocks else None
+            for ids, (_, blocks) in zip(noted, extents, strict=True)
+        ]
         asked = list({id for ids in found if ids is not None for id in ids if id is not None})
         there: dict[bytes | None, bool] = {None: True}
         if asked:

@@ -148,7 +148,7 @@ class _Leaves:
         if self._proof is None:
             return await self._batch(offset, length, known)
         key = self._proof.key(offset, length)
-        (ids,) = await self._sender.recalled([key])
+        (ids,) = await self._sender.recalled([(key, block_count(length, self._block_size))])
         if ids is not None:
             self._sender.sent.bytes_resumed += length
             return ids

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple, ParamSpec
 
-from transfer.errors import IntegrityError, TargetRefused
+from transfer.errors import IntegrityError, NoSpace, TargetRefused
 from transfer.files.directories import Place, identity
 from transfer.files.metadata import Stat
 from transfer.formats.entry import Entry, FileType
@@ -257,6 +257,9 @@ def finish_large(
     def finish() -> Written:
         try:
             failed = target.finish_file(place, temporary, entry.name, entry, replace)
+        except NoSpace:
+            target.leave(place, temporary)
+            raise
         except BaseException:
             target.discard(place, temporary)
             raise

@@ -12,7 +12,14 @@ from transfer.errors import NotFound, TargetRefused, TargetUnusable
 from transfer.files.metadata import anchored
 from transfer.formats.reference import Buffer
 from transfer.targets import target_errors
-from transfer.targets.names import is_abandoned, key_of, publish, temporary_name, unowned
+from transfer.targets.names import (
+    UNFINISHED,
+    is_abandoned,
+    key_of,
+    publish,
+    temporary_name,
+    unowned,
+)
 from transfer.targets.zeros import make_hole, write_all, write_zeros
 
 _BLKZEROOUT = 0x127F
@@ -142,7 +149,8 @@ def _adopted(path: bytes, size: int, key: bytes) -> ImageTarget | None:
             os.rename(os.path.join(above, name), os.path.join(above, temporary))
             fd = os.open(os.path.join(above, temporary), _FLAGS | os.O_NONBLOCK)
             target, stat = ImageTarget(path, fd, temporary, has_content=True), os.fstat(fd)
-            if modes.S_ISREG(stat.st_mode) and (stat.st_nlink, stat.st_uid) == (1, os.geteuid()):
+            sound = (modes.S_IFREG | UNFINISHED, 1, os.geteuid())
+            if (stat.st_mode, stat.st_nlink, stat.st_uid) == sound:
                 os.ftruncate(fd, size)
                 return target
             target.close()
@@ -153,7 +161,7 @@ def _create(path: bytes, size: int, key: bytes) -> ImageTarget:
     temporary = temporary_name(key)
     above = os.path.dirname(path)
     try:
-        fd = os.open(os.path.join(above, temporary), _FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+        fd = os.open(os.path.join(above, temporary), _FLAGS | os.O_CREAT | os.O_EXCL, UNFINISHED)
     except FileNotFoundError as error:
         raise NotFound(
             f"{_shown(above)} does not exist", "make it, or name another target with --to"

@@ -40,14 +40,17 @@ def set_metadata(inode: Inode, entry: Entry, owner: str) -> list[str]:
 def may_stay(entry: Entry, there: Stat, owner: str) -> bool:
     """Whether a file with the entry's content may be kept, and be given its metadata.
 
-    Not one that somebody else may have open for writing, or has another name for: that would give
-    rights away, or change what is theirs.
+    Not one that somebody else may have open for writing, nor one with another name that would be
+    changed with it: that would give rights away, or change what is theirs.
     """
-    return (
-        there.uid in (_wanted_owner(entry, owner)[0], os.geteuid())
-        and not there.mode & _OTHERS_WRITE & ~entry.mode
-        and (there.nlink == 1 or bool(entry.link_group))
+    uid, gid = _wanted_owner(entry, owner)
+    own = (os.geteuid(),) if owner == "none" else (os.geteuid(), uid)
+    as_wanted = (there.mode, there.mtime) == (entry.mode, entry.mtime) and (
+        owner == "none" or (there.uid, there.gid) == (uid, gid)
     )
+    if there.nlink > 1 and not (entry.link_group and as_wanted):
+        return False
+    return there.uid in own and (as_wanted or not there.mode & _OTHERS_WRITE)
 
 
 def _wanted_owner(entry: Entry, owner: str) -> tuple[int, int]:

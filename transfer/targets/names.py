@@ -10,6 +10,8 @@ from transfer.files.metadata import anchored, stat_at, to_stat
 from transfer.files.system import boot_id, rename_new
 
 TEMPORARY = b".transfer-"
+UNFINISHED = 0o600
+"""Mode of a file until its metadata is set: one with another may be open to somebody."""
 _NO_NOREPLACE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
 

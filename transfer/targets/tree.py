@@ -20,7 +20,15 @@ from transfer.formats.entry import Entry, FileType
 from transfer.formats.reference import Buffer
 from transfer.targets import target_errors
 from transfer.targets.metadata import may_stay, set_metadata
-from transfer.targets.names import is_abandoned, key_of, link, publish, temporary_name, unowned
+from transfer.targets.names import (
+    UNFINISHED,
+    is_abandoned,
+    key_of,
+    link,
+    publish,
+    temporary_name,
+    unowned,
+)
 from transfer.targets.zeros import make_hole, runs, write_all
 
 _OPEN_FILES = 64
@@ -109,7 +117,7 @@ class TreeTarget:
         """
         with self._directory(place, name) as fd:
             temporary = temporary_name(key)
-            file = os.open(temporary, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=fd)
+            file = os.open(temporary, _FLAGS | os.O_CREAT | os.O_EXCL, UNFINISHED, dir_fd=fd)
             self._keep(place, temporary, file)
             try:
                 os.ftruncate(file, length)
@@ -186,7 +194,10 @@ class TreeTarget:
         try:
             fd = self._directories.fd(place)
             os.rename(leftover, temporary, src_dir_fd=fd, dst_dir_fd=fd)
-            os.ftruncate(self.descriptor(place, temporary), length)
+            file = self.descriptor(place, temporary)
+            if to_stat(os.fstat(file)).mode != UNFINISHED:
+                raise TargetRefused(f"{_shown(place, leftover)} was opened to others")
+            os.ftruncate(file, length)
         except (OSError, TargetRefused):
             self.discard(place, temporary)
             return None
