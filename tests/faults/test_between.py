@@ -5,6 +5,7 @@ import mmap
 import os
 import shutil
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,28 @@ async def test_an_image_that_was_changed_below_what_was_read(machine, image, cha
         made = await machine.backup(image)
         assert made.bytes_resumed == 0
         await is_what_it_was(machine, image, image.read_bytes())
+
+
+async def test_where_a_mapped_write_leaves_no_trace_nothing_is_proven(machine):
+    """tmpfs: neither a note of an interrupted run nor the mark of a point counts."""
+    top = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    try:
+        (top / "tree").mkdir()
+        image, file = top / "disk", top / "tree" / "file"
+        for path in (image, file):
+            path.write_bytes(os.urandom(SIZE))
+        with image.open("r+b") as open_image, mmap.mmap(open_image.fileno(), SIZE) as mapped:
+            mapped[:7] = b"dirtied"
+            await interrupted(machine, image)
+            before = image.stat().st_ctime_ns
+            mapped[:7] = b"CHANGED"
+            assert image.stat().st_ctime_ns == before
+            assert (await machine.backup(image)).bytes_resumed == 0
+            await is_what_it_was(machine, image, image.read_bytes())
+        await machine.backup(top / "tree", item="tree")
+        assert (await machine.backup(top / "tree", item="tree")).bytes_read == SIZE
+    finally:
+        shutil.rmtree(top)
 
 
 async def test_a_device_proves_nothing(machine, tmp_path):

@@ -109,6 +109,17 @@ async def test_a_symlink_that_leads_elsewhere_is_made_anew(target):
     assert target.is_whole()
 
 
+async def test_a_symlink_that_somebody_turned_meanwhile_is_named(target):
+    """Same length, same time, somewhere else."""
+    await target.restore(NEVER)
+    link = target.top / "link"
+    link.unlink()
+    link.symlink_to("evil")
+    os.utime(link, ns=(MTIME, MTIME), follow_symlinks=False)
+    await target.restore(resumed())
+    assert target.notes.warnings == [(b"top/link", "exists")]
+
+
 async def test_what_only_looks_the_same_is_kept_by_changed_and_not_by_a_resumed_run(target):
     target.put("small", bytes(len(SMALL)))
     await target.restore(CHANGED)

@@ -201,7 +201,7 @@ def test_holes_stay_holes_and_zeros_stay_zeros(target, place, path):
         target.write(place, temporary, 0, memoryview(content), sparse=sparse)
         target.finish_file(place, temporary, name, entry(name))
         assert read(path(name)) == content
-    target.sync()
+    target.sync(place)
     assert os.lstat(path(b"holes")).st_blocks * 512 < 65536
     assert os.lstat(path(b"zeros")).st_blocks * 512 >= size
 
@@ -322,6 +322,9 @@ def test_what_a_dead_process_left_is_abandoned_and_what_a_living_one_writes_is_n
     assert not is_abandoned(temporary_name(b"key"))
     assert is_abandoned(unowned(temporary_name(b"key")))
     assert is_abandoned(TEMPORARY + b"%d.deadbeef-0123" % os.getpid())  # before the machine started
+    of_another = temporary_name().split(b".")
+    of_another[3] = b"1-0123456789abcdef"  # a process that had this one's number
+    assert is_abandoned(b".".join(of_another))
     process = subprocess.Popen(["true"])
     name = TEMPORARY + b"%d-0123" % process.pid
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)

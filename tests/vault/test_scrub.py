@@ -1,11 +1,12 @@
 """A verification with a budget reads a part, remembers where it was, and goes on from there."""
 
+import asyncio
 import os
 
 import pytest
 
 from tests.suites.vault import begun, made_frame
-from tests.vault.stored import flip, opened, packs_of
+from tests.vault.stored import flip, opened, packs_of, sql
 from transfer.policy.token_bucket import SECOND
 from transfer.vault import open_pack
 from transfer.vault.open import verify_vault
@@ -116,6 +117,26 @@ async def test_a_run_sees_a_pack_at_least(path, packs):
     """However little time there is: else it would never come to the end."""
     report = await verify_vault(path, Time(step=100).budget(1))
     assert report.frames == 1
+
+
+async def test_one_that_is_interrupted_ends_after_the_pack_that_it_reads(path, packs):
+    budget = Budget(3600, rate=1000)  # bytes a second: it would take minutes
+    task = asyncio.create_task(verify_vault(path, budget))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        async with asyncio.timeout(5):
+            await task
+    assert (path / "scrub").exists()
+
+
+async def test_a_pack_that_no_row_and_no_file_is_of_is_missed(path, packs):
+    part = (await verify_vault(path, Time().budget(3))).part
+    assert 0 < part < 1
+    packs[0].unlink()
+    sql(path, f"delete from packs where pack = x'{packs[0].name}'")
+    report = await verify_vault(path, Time().budget(1000))
+    assert packs[0].name in {each.place for each in report.damaged}
 
 
 def test_a_round_begins_with_nothing_seen(tmp_path):

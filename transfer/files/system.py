@@ -50,6 +50,20 @@ def _call(name: str, *arguments: Any) -> None:
         raise OSError(number, os.strerror(number))
 
 
+_STAMPS_MAPPED_WRITES = {"ext4", "xfs", "btrfs", "f2fs", "overlay"}
+
+
+def stamps_mapped_writes(place: int) -> bool:
+    """Whether a file's times show that it was written through a mapping since the last sync.
+
+    tmpfs stamps no such write at all, and of network and user space file systems nobody knows.
+    """
+    try:
+        return filesystem_type(place) in _STAMPS_MAPPED_WRITES
+    except OSError:
+        return False
+
+
 @cache
 def boot_id() -> str:
     """Another one each time the machine starts; empty where nobody knows."""

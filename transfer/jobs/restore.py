@@ -112,9 +112,11 @@ class _Run:
     async def restore(self, options: RestoreOptions) -> RestoreResult:
         target = os.path.abspath(os.fsencode(options.to))
         listed, agent = self.listed, self.agent
-        mark = RestoreMark(
-            agent.state, unfinished.mark(agent.vault_id, listed.id, listed.details.item, target)
-        )
+        begins = unfinished.mark(
+            agent.vault_id, listed.id, listed.details.item, os.path.realpath(target),
+            sorted(options.paths), sorted(options.include), options.owner,
+        )  # fmt: skip
+        mark = RestoreMark(agent.state, begins)
         if options.dry_run:
             return await self._restore(options, target, Overwrite(options.overwrite), mark)
         whole, earlier = True, None
@@ -158,7 +160,8 @@ class _Run:
                     in_place = one_image and not is_directory
                     path = target if in_place else os.path.join(target, entry.name)
                     await self._image(pool, nodes, entry, path, overwrite, mark)
-                choice = ReceiveOptions(overwrite, selection, self.listed.id)
+                everything = not (options.paths or options.include)
+                choice = ReceiveOptions(overwrite, selection, self.listed.id, everything)
                 await self._trees(pool, nodes, entries, Place(target), choice, group)
         self._unmatched(selection)
         return self._result()
@@ -222,8 +225,8 @@ class _Run:
         receiver = TreeReceiver(pool, nodes, self.received, choice, self.progress, group)
         for entry in trees:
             await receiver.directory(place, entry, entry.name)
-        if trees:
-            await pool.call(write_tasks.sync_target)
+        for each in receiver.filesystems:
+            await pool.call(write_tasks.sync_target, each)
 
     async def verify(self, sample: float) -> RestoreResult:
         self.progress.phase_is("reading")

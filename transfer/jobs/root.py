@@ -154,11 +154,11 @@ class RootSender:
     ) -> Entry:
         parent, moment = self._image_parent(each, old), time.time_ns()
         try:
-            status, size, handle = await asyncio.to_thread(settled_image, each.path)
-            each = replace(each, status=status)
-            file = SourceFile(each.place, os.path.basename(each.path), to_stat(status))
-            # What a device's inode says is not about its content.
-            proof = None if each.is_device else self._proofs(moment).of(file.stat, handle)
+            settled = await asyncio.to_thread(settled_image, each.path)
+            each, size = replace(each, status=settled.status), settled.size
+            file = SourceFile(each.place, os.path.basename(each.path), to_stat(settled.status))
+            known = self._proofs(moment).of(file.stat, settled.handle)
+            proof = known if settled.is_stamped else None
             self.progress.bytes_total += size
             content = await send_stream(
                 sender, nodes, file, size, self.options.block_size, parent, False,

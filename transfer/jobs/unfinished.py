@@ -29,7 +29,10 @@ _MAX = 2**20
 
 
 class Unfinished(msgspec.Struct, frozen=True):
-    """*begun* is ns of the clock; *target* the absolute path that --to named."""
+    """*begun* is ns of the clock; *target* the absolute path that --to named.
+
+    *choice* hashes what is restored and how; another choice is another restore.
+    """
 
     vault: Bytes16
     point: Bytes32
@@ -37,20 +40,22 @@ class Unfinished(msgspec.Struct, frozen=True):
     target: bytes
     begun: Time
     boot: str
+    choice: bytes = b""
     own: tuple[tuple[bytes, int], ...] = ()
     """Handles of images that it writes, whatever their names are, and their ctimes when whole."""
 
 
-def mark(vault: bytes, point: bytes, item: str, target: bytes) -> Unfinished:
+def mark(vault: bytes, point: bytes, item: str, target: bytes, *choice: object) -> Unfinished:
     """Of a restore that begins now."""
-    return Unfinished(vault, point, item, target, time.time_ns() - _TICK, boot_id())
+    hashed = blake3(repr(choice).encode()).digest(16)
+    return Unfinished(vault, point, item, target, time.time_ns() - _TICK, boot_id(), hashed)
 
 
 class RestoreMark:
     """Of one restore; its methods block."""
 
     def __init__(self, state: StateDirectory, mark: Unfinished) -> None:
-        name = blake3(mark.vault + mark.point + mark.target).hexdigest(16)
+        name = blake3(mark.vault + mark.point + mark.choice + mark.target).hexdigest(16)
         self._path, self._mark, self._fd = state.path / "restores" / name, mark, -1
 
     def begin(self) -> Unfinished | None:

@@ -70,6 +70,8 @@ class FileSender:
         proofs: Proofs | None = None,
     ) -> None:  # fmt: skip
         self.counts, self._proofs = FileCounts(), proofs
+        self.unstamped: set[int] = set()
+        """Devices on which no time tells whether a file was written."""
         self._sender, self._nodes = sender, nodes
         self._block_size, self._report = block_size, report
         # Content by inode, and how many names of it have not been seen yet.
@@ -169,7 +171,9 @@ class FileSender:
         return left
 
     def _proof(self, scanned: Scanned) -> Proof | None:
-        return self._proofs and self._proofs.of(scanned.stat, scanned.entry.handle)
+        if self._proofs is None or scanned.stat.dev in self.unstamped:
+            return None
+        return self._proofs.of(scanned.stat, scanned.entry.handle)
 
     def _key(self, scanned: Scanned) -> bytes | None:
         proof = self._proof(scanned)

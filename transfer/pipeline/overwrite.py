@@ -12,6 +12,7 @@ else's and treated as above; unless the machine crashed meanwhile, which may hav
 had got its name already.
 """
 
+import os
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -38,10 +39,11 @@ class Overwrite:
     def resumes(self) -> bool:
         return self.begun is not None
 
-    def fate(self, entry: Entry, there: Stat | None) -> Fate:
+    def fate(self, entry: Entry, there: Stat | None, leads_to: bytes = b"") -> Fate:
+        """*leads_to* is what is there if it is a symlink."""
         if there is None:
             return Fate.WRITE
-        alike = _alike(entry, there)
+        alike = _alike(entry, there, leads_to)
         files = entry.type is there.type is FileType.FILE
         if self._is_ours(there):
             if files:
@@ -66,7 +68,14 @@ class Overwrite:
         return self.begun is not None and there.ctime >= self.begun
 
 
-def _alike(entry: Entry, there: Stat) -> bool:
-    sizes = {FileType.FILE: entry.size, FileType.SYMLINK: len(entry.target)}
-    size = sizes.get(entry.type, there.size)
-    return (there.type, there.size, there.mtime) == (entry.type, size, entry.mtime)
+def _alike(entry: Entry, there: Stat, leads_to: bytes) -> bool:
+    if (there.type, there.mtime) != (entry.type, entry.mtime):
+        return False
+    match entry.type:
+        case FileType.FILE:
+            return there.size == entry.size
+        case FileType.SYMLINK:
+            return leads_to == entry.target
+        case FileType.CHARACTER | FileType.BLOCK:
+            return (os.major(there.rdev), os.minor(there.rdev)) == entry.device
+    return True

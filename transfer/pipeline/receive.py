@@ -10,7 +10,6 @@ from typing import Any
 
 from transfer.errors import FormatError, FrameMissing, TargetRefused
 from transfer.files.directories import Place
-from transfer.files.metadata import Stat
 from transfer.formats.entry import Entry, FileType, Root, decode_xattrs
 from transfer.formats.reference import Reference
 from transfer.pipeline import write_tasks
@@ -20,6 +19,7 @@ from transfer.pipeline.overwrite import Fate
 from transfer.pipeline.receive_files import FileReceiver, ReceiveOptions, Wanted
 from transfer.pipeline.receive_streams import Received
 from transfer.pipeline.workers import Pool
+from transfer.pipeline.write_tasks import There
 
 BRANCHES = 16
 MAX_SMALL = 128
@@ -34,21 +34,33 @@ class TreeReceiver:
         self._overwrite, self._selected = options.overwrite, options.selected
         self._files = FileReceiver(pool, nodes, received, options, report)
         self._branches = asyncio.Semaphore(BRANCHES)
+        self._everything = options.everything
+        self._filesystems: dict[int, Place] = {}
+
+    @property
+    def filesystems(self) -> list[Place]:
+        """A directory of each that was written to."""
+        return list(self._filesystems.values())
 
     async def directory(self, place: Place, entry: Entry, path: bytes) -> None:
         """Give back the directory *entry*, whose parent in the target is *place*."""
         try:
             below, leftovers = await self._pool.call(
-                write_tasks.enter_directory, place, entry.name, self._overwrite.resumes
-            )
+                write_tasks.enter_directory, place, entry.name, self._overwrite.resumes,
+                self._everything,
+            )  # fmt: skip
         except (OSError, TargetRefused) as error:
             return self._report.warn(path, "exists", f"no directory can be made here: {error}")
         root = entry.content.reference if isinstance(entry.content, Root) else None
         self._files.left_over(below, leftovers)
+        if below.pin is not None:
+            self._filesystems.setdefault(below.pin[0], below)
         await self._children(below, root, path)
         full = await self._with_xattrs(entry, path)
         try:
-            failed = await self._pool.call(write_tasks.finish_directory, place, full, below)
+            failed = await self._pool.call(
+                write_tasks.finish_directory, place, full, below, self._everything
+            )
         except (OSError, TargetRefused) as error:
             return self._report.warn(path, "unwritable", str(error))
         self._files.failed(path, failed)
@@ -96,9 +108,10 @@ class TreeReceiver:
         ]
         await self._files.all(place, [each for each in wanted if each is not None])
 
-    async def _wanted(self, entry: Entry, there: Stat | None, path: bytes) -> Wanted | None:
+    async def _wanted(self, entry: Entry, found: There | None, path: bytes) -> Wanted | None:
         """None if nothing is to be done about it."""
-        fate = self._overwrite.fate(entry, there)
+        there, leads_to = found or (None, b"")
+        fate = self._overwrite.fate(entry, there, leads_to)
         if fate is Fate.REFUSE:
             self._files.exists(path)
         if fate in (Fate.REFUSE, Fate.STAY):

@@ -41,6 +41,8 @@ class ReceiveOptions:
     """Whether an entry is wanted; for a directory also when something below it may be."""
     label: bytes = b""
     """Of what is restored: a later run goes on with unfinished files that bear it."""
+    everything: bool = True
+    """Then unfinished files that nobody goes on with are removed."""
 
 
 class Wanted(NamedTuple):

@@ -7,8 +7,8 @@ vault for every one of them, so a note that is stale, foreign or made up costs a
 
 A ctime proves nothing unless the file was quiet before: it is taken after a sync, for pages that
 are mapped and dirty have no ctime yet, and is 2 s older than that, for clocks of file systems are
-coarse. And it proves nothing across a crash of the machine, which may lose a ctime and keep the
-data that was written with it.
+coarse. It proves nothing where mapped writes leave no trace at all, as on tmpfs, and nothing across
+a crash of the machine, which may lose a ctime and keep the data that was written with it.
 """
 
 from collections.abc import Sequence

@@ -15,7 +15,7 @@ import msgspec
 from transfer.crypto import keys
 from transfer.errors import IntegrityError
 from transfer.files.directories import OpenDirectories, Place
-from transfer.files.system import is_pseudo, sync_filesystem
+from transfer.files.system import is_pseudo, stamps_mapped_writes, sync_filesystem
 from transfer.formats.directory import cut_level
 from transfer.formats.entry import INLINE_MAX, FileType
 from transfer.formats.point import Point, PointDetails, encode_body
@@ -56,12 +56,16 @@ class Tools:
 
 
 class Listing(NamedTuple):
-    """Names of a directory, sorted; with *more*, others follow after the last one."""
+    """Names of a directory, sorted; with *more*, others follow after the last one.
+
+    *is_stamped*: times of its files tell whether they were written since a sync.
+    """
 
     names: list[bytes]
     more: bool
     pseudo: bool
     filesystem: bytes
+    is_stamped: bool
     is_cache: bool
 
 
@@ -78,7 +82,8 @@ def list_directory(lane: Lane[Tools], place: Place, after: bytes = b"") -> Listi
     fd = lane.tools.directories.fd(place)
     names, more = list_names(lane.tools.directories, place, after, LISTED)
     filesystem = os.fstatvfs(fd).f_fsid.to_bytes(8, "little")
-    return Listing(names, more, is_pseudo(fd), filesystem, _is_cache(fd))
+    stamped = stamps_mapped_writes(fd)
+    return Listing(names, more, is_pseudo(fd), filesystem, stamped, _is_cache(fd))
 
 
 def _is_cache(fd: int) -> bool:

@@ -129,6 +129,9 @@ class TreeSender:
         directory.filesystem = listing.filesystem
         if directory.is_mount:
             self._cross(directory)
+        if not listing.is_stamped:  # everything is read
+            directory.until = 0
+            self.files.unstamped.add(directory.device)
         builder = DirectoryBuilder(self._sender, directory.parent.indexes)
         async with aclosing(self._entries(directory, listing)) as entries:
             async for each in entries:

@@ -94,28 +94,44 @@ class Written(NamedTuple):
 
 
 def enter_directory(
-    lane: Lane[WriteTools], place: Place, name: bytes, resume: bool
+    lane: Lane[WriteTools], place: Place, name: bytes, resume: bool, everything: bool
 ) -> tuple[Place, dict[bytes, bytes]]:
     """Make it, or go on in the one that is there, without what a killed restore left in it.
 
-    With *resume* unfinished files that have a key stay until the end; their names by key.
+    With *resume*, and where not *everything* is restored, unfinished files that have a key stay
+    until the end; their names by key.
     """
     target = lane.tools.target
     below = target.enter_directory(place, name)
-    target.sweep(below, keyed=not resume)
+    target.sweep(below, keyed=everything and not resume)
     return below, target.leftovers(below) if resume else {}
 
 
 def finish_directory(
-    lane: Lane[WriteTools], place: Place, entry: Entry, pinned: Place
+    lane: Lane[WriteTools], place: Place, entry: Entry, pinned: Place, everything: bool
 ) -> list[str]:
     """What lost workers, or runs before, have left and nobody went on with goes as well."""
-    lane.tools.target.sweep(pinned)
+    lane.tools.target.sweep(pinned, keyed=everything)
     return lane.tools.target.finish_directory(place, entry, pinned.pin)
 
 
-def existing(lane: Lane[WriteTools], place: Place, names: Sequence[bytes]) -> list[Stat | None]:
-    return [lane.tools.target.exists(place, name) for name in names]
+class There(NamedTuple):
+    """What stands under a name; of a symlink where it leads."""
+
+    stat: Stat
+    leads_to: bytes
+
+
+def existing(lane: Lane[WriteTools], place: Place, names: Sequence[bytes]) -> list[There | None]:
+    return [_there(lane.tools.target, place, name) for name in names]
+
+
+def _there(target: TreeTarget, place: Place, name: bytes) -> There | None:
+    stat = target.exists(place, name)
+    if stat is None:
+        return None
+    is_link = stat.type is FileType.SYMLINK
+    return There(stat, target.leads_to(place, name) if is_link else b"")
 
 
 def write_small(
@@ -304,8 +320,8 @@ def make_link(
     return _caught(make)
 
 
-def sync_target(lane: Lane[WriteTools]) -> None:
-    lane.tools.target.sync()
+def sync_target(lane: Lane[WriteTools], place: Place) -> None:
+    lane.tools.target.sync(place)
 
 
 def write_image(

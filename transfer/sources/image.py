@@ -2,9 +2,11 @@
 
 import os
 import stat as modes
+from typing import NamedTuple
 
 from transfer.errors import NotFound, UsageError
 from transfer.files.metadata import Stat, to_stat
+from transfer.files.system import stamps_mapped_writes
 from transfer.sources.handles import file_handle
 
 
@@ -24,12 +26,26 @@ def open_image(path: bytes) -> int:
     raise UsageError(f"{shown} is neither a regular file nor a block device")
 
 
-def settled_image(path: bytes) -> tuple[os.stat_result, int, bytes]:
-    """The image's status, size and handle, once all that was written to it is on its disk."""
+class Settled(NamedTuple):
+    """An image once all that was written to it is on its disk.
+
+    *is_stamped*: its ctime tells whether it was written since.
+    """
+
+    status: os.stat_result
+    size: int
+    handle: bytes
+    is_stamped: bool
+
+
+def settled_image(path: bytes) -> Settled:
     fd = open_image(path)
     try:
         os.fsync(fd)
-        return os.fstat(fd), os.lseek(fd, 0, os.SEEK_END), file_handle(fd, b"")
+        status = os.fstat(fd)
+        # What a device's inode says is not about its content.
+        stamped = modes.S_ISREG(status.st_mode) and stamps_mapped_writes(fd)
+        return Settled(status, os.lseek(fd, 0, os.SEEK_END), file_handle(fd, b""), stamped)
     finally:
         os.close(fd)
 

@@ -48,8 +48,12 @@ class ImageTarget:
             above, name = os.path.split(self.path)
             directory = os.open(above or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
+                key = key_of(self.temporary)
                 publish(directory, self.fd, self.temporary, name, replace=False)
                 self.temporary = None
+                for left in map(os.fsencode, os.listdir(directory)):
+                    if key and key_of(left) == key and is_abandoned(left):
+                        os.unlink(left, dir_fd=directory)
                 os.fsync(directory)
             except FileExistsError as error:
                 raise _exists(self.path) from error

@@ -4,6 +4,7 @@ import errno
 import os
 import secrets
 from contextlib import suppress
+from functools import lru_cache
 
 from transfer.errors import TargetRefused
 from transfer.files.metadata import anchored, stat_at, to_stat
@@ -18,7 +19,7 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
 
 def temporary_name(key: bytes = b"") -> bytes:
     """A new one for something that is not finished, by this process; *key* tells what it is."""
-    made_by = b"%d.%s-" % (os.getpid(), _boot())
+    made_by = b"%d.%s.%s-" % (os.getpid(), _boot(), _own_start(os.getpid()))
     return TEMPORARY + made_by + (key + b"-" if key else b"") + secrets.token_hex(8).encode()
 
 
@@ -33,23 +34,39 @@ def key_of(name: bytes) -> bytes:
     return parts[1] if name.startswith(TEMPORARY) and len(parts) == 3 else b""
 
 
+def is_abandoned(name: bytes) -> bool:
+    """Whether *name* is a temporary one of a process that is no more.
+
+    Its number may be another one's by now: in a container all have the same few.
+    """
+    made_by = name.removeprefix(TEMPORARY).partition(b"-")[0].split(b".")
+    if not name.startswith(TEMPORARY) or not made_by[0].isdigit():
+        return False
+    if len(made_by) > 1 and made_by[1] != _boot():
+        return True
+    started = _started(made_by[0])
+    return not started or (len(made_by) > 2 and made_by[2] != started)
+
+
 def _boot() -> bytes:
     return boot_id().partition("-")[0].encode()
 
 
-def is_abandoned(name: bytes) -> bool:
-    """Whether *name* is a temporary one of a process that is no more."""
-    owner, _, boot = name.removeprefix(TEMPORARY).partition(b"-")[0].partition(b".")
-    if not name.startswith(TEMPORARY) or not owner.isdigit():
-        return False
-    if boot and boot != _boot():
-        return True
+@lru_cache(1)
+def _own_start(process: int) -> bytes:
+    """Each file gets a name, and no process starts twice; but one may be forked."""
+    return _started(b"%d" % process)
+
+
+def _started(process: bytes) -> bytes:
+    """When it did, in ticks since the boot; nothing for one that has ended."""
     try:
-        with open(b"/proc/%s/stat" % owner, "rb") as file:
-            state = file.read().rpartition(b")")[2].split()[0]
+        with open(b"/proc/%s/stat" % process, "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return True
-    return state in (b"Z", b"X")  # it has ended, and nobody has asked how
+        return b""
+    # It has ended, and nobody has asked how.
+    return b"" if fields[0] in (b"Z", b"X") else fields[19]
 
 
 def link(anchor: int, fd: int, name: bytes) -> None:

@@ -62,16 +62,22 @@ class TreeTarget:
             os.close(self._files.popitem()[1])
         self._directories.close()
 
-    def sync(self) -> None:
-        """Return when everything written below the root's file system is durable."""
-        with target_errors(self._root):
-            sync_filesystem(self._directories.fd(Place(self._root)))
+    def sync(self, place: Place) -> None:
+        """Return when everything written to the file system of *place* is durable."""
+        with target_errors(place.path):
+            sync_filesystem(self._directories.fd(place))
 
     def exists(self, place: Place, name: bytes) -> Stat | None:
         """What stands under *name* now; a symlink is itself. None also without its directory."""
         with _gone_is_fine():
             return stat_at(self._directories.fd(place), name)
         return None
+
+    def leads_to(self, place: Place, name: bytes) -> bytes:
+        """Of a symlink; nothing for what is none any more."""
+        with suppress(OSError):
+            return os.readlink(name, dir_fd=self._directories.fd(place))
+        return b""
 
     def make_directory(self, place: Place, name: bytes) -> bool:
         """Make it for the caller alone; False if a directory is there already."""

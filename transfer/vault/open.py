@@ -31,7 +31,7 @@ from transfer.vault.rebuild import RebuildReport
 from transfer.vault.recovery import recover
 from transfer.vault.scrub import Budget
 from transfer.vault.stored import StoredVault
-from transfer.vault.waiting import or_undone
+from transfer.vault.waiting import or_undone, to_the_end
 
 __all__ = [
     "Finding",
@@ -127,10 +127,17 @@ async def verify_vault(path: Path, budget: Budget | None = None) -> VerifyReport
 
     Works beside a running server.
     """
-    return await asyncio.to_thread(_verify, path, budget)
+    budget = budget or Budget()
+    work = asyncio.create_task(asyncio.to_thread(_verify, path, budget))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        budget.stop()
+        await to_the_end(asyncio.wait({work}))
+        raise
 
 
-def _verify(path: Path, budget: Budget | None) -> VerifyReport:
+def _verify(path: Path, budget: Budget) -> VerifyReport:
     with explained(path):
         read_vault_file(path)
         catalog = _catalog_of(path)

@@ -5,6 +5,7 @@ the vault, and the ID of the last one is all that has to be remembered. It stand
 `scrub` of the vault's directory, and is a hint: without it a round begins again.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,11 @@ import msgspec
 from transfer.errors import FormatError
 from transfer.formats import documents
 from transfer.formats.documents import Bytes16
-from transfer.policy.token_bucket import SECOND, TokenBucket
+from transfer.policy.token_bucket import MAX_RATE, SECOND, TokenBucket
 from transfer.vault.durable import write_durably
 
 _MAX = 1024
+_SAVED = 60 * SECOND
 
 
 class Budget:
@@ -29,11 +31,16 @@ class Budget:
     def __init__(
         self, seconds: float | None = None, rate: int | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:  # fmt: skip
-        self._clock, self._sleep = clock, sleep
+        self._stopped, self._save_at = threading.Event(), clock() + _SAVED
+        self._clock, self._sleep = clock, sleep or self._stopped.wait
         self._end = None if seconds is None else clock() + int(seconds * SECOND)
-        self._bucket = None if rate is None else TokenBucket(rate, clock())
+        self._bucket = None if rate is None else TokenBucket(min(rate, MAX_RATE), clock())
+
+    def stop(self) -> None:
+        """It is used up from now on; from any thread."""
+        self._stopped.set()
 
     @property
     def is_limited(self) -> bool:
@@ -42,7 +49,15 @@ class Budget:
 
     @property
     def is_used_up(self) -> bool:
-        return self._end is not None and self._clock() >= self._end
+        ended = self._end is not None and self._clock() >= self._end
+        return ended or self._stopped.is_set()
+
+    def is_time_to_save(self) -> bool:
+        """Once a minute."""
+        if self._clock() < self._save_at:
+            return False
+        self._save_at = self._clock() + _SAVED
+        return True
 
     def read(self, size: int) -> None:
         """*size* bytes were read: wait until the rate has brought them."""
@@ -77,7 +92,10 @@ class Round:
         return pack <= self.after
 
     def saw(self, pack: bytes) -> None:
+        """Remembered now and then: whoever is killed has not read for nothing."""
         self.after, self.has_seen_some = pack, True
+        if self.budget.is_limited and self.budget.is_time_to_save():
+            self.stop()
 
     def stop(self) -> None:
         """The next run goes on from here."""

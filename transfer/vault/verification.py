@@ -36,15 +36,13 @@ class _Scope(NamedTuple):
     round: Round
 
 
-def verify(
-    catalog: Catalog, objects: DirectoryObjects, budget: Budget | None = None
-) -> VerifyReport:
+def verify(catalog: Catalog, objects: DirectoryObjects, budget: Budget) -> VerifyReport:
     """Read everything, or what the *budget* is enough for: the next run goes on from there.
 
     Memory: the entries of one pack, and some 150 bytes for each pack. Nodes and records are looked
     at when a round ends, and when something was found.
     """
-    round = Round(objects.root, budget or Budget())
+    round = Round(objects.root, budget)
     scope = _Scope(catalog, objects, Findings(), round)
     whole = _packs(scope)
     if whole:
@@ -65,7 +63,10 @@ def _packs(scope: _Scope) -> bool:
     """Whether all were seen that this round had left."""
     round, column = scope.round, schema.frames.c.pack
     with scope.catalog.begin() as connection:
-        tally = sa.select(column, sa.func.count()).where(column > round.after).group_by(column)
+        # One that has no row was never seen, wherever the round is.
+        unknown = column.not_in(sa.select(schema.packs.c.pack))
+        ahead = (column > round.after) | unknown
+        tally = sa.select(column, sa.func.count()).where(ahead).group_by(column)
         counts = {row[0]: row[1] for row in connection.execute(tally)}
     for prefixes in pack_ranges(scope.catalog):
         with scope.catalog.begin() as connection:
