@@ -16,10 +16,11 @@ Call = Callable[[], Awaitable[Any]]
 
 
 class Fault(NamedTuple):
-    """At the call number *at* of a run, counted from 0."""
+    """At the call number *at* of a run, counted from 0; of those of one *name*, if it is given."""
 
     at: int
     kind: str
+    name: str = ""
 
 
 class FaultyVault:
@@ -36,12 +37,13 @@ class FaultyVault:
             return real
 
         async def call(*given: Any, **named: Any) -> Any:
-            number = len(self.calls)
+            fault = self._fault
+            number = self.calls.count(name) if fault and fault.name else len(self.calls)
             self.calls.append(name)
-            if self._fault is None or self._fault.at != number:
+            if fault is None or fault.name not in ("", name) or fault.at != number:
                 return await real(*given, **named)
             self.fired = True
-            script = _SCRIPTS[self._fault.kind]
+            script = _SCRIPTS[fault.kind]
             return await script(name, given, lambda *new: real(*(new or given), **named))
 
         return call
