@@ -32,6 +32,7 @@ from transfer.errors import FormatError, ItemBusy, NoSpace, TransientError, Usag
 from transfer.formats import documents
 from transfer.formats.documents import Bytes16, Bytes32, Count, Number
 from transfer.formats.record import MAX_NAME, checked_name
+from transfer.vault.durable import sync_directory
 
 T = TypeVar("T", bound=msgspec.Struct)
 MAX_FILE = 16 * 2**20
@@ -291,14 +292,6 @@ def _write(path: Path, make: Callable[[int], msgspec.Struct], new: bool = False)
     finally:
         temporary.unlink(missing_ok=True)
     sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _publish(temporary: Path, path: Path, new: bool) -> None:

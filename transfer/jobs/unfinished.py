@@ -22,7 +22,8 @@ from transfer.errors import FormatError
 from transfer.files.system import boot_id
 from transfer.formats import documents
 from transfer.formats.documents import Bytes16, Bytes32, Time
-from transfer.jobs.state import StateDirectory, state_errors, sync_directory
+from transfer.jobs.state import StateDirectory, state_errors
+from transfer.vault.durable import sync_directory
 
 _TICK = 20_000_000  # ns; the clock of a file system's times may be that much behind
 _MAX = 2**20
