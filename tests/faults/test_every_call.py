@@ -97,10 +97,14 @@ async def place(tmp_path, source):
 
 
 def kinds(*by_default):
+    harmless = ("late", "twice")
     return [
-        pytest.param(kind, marks=() if kind in by_default else (pytest.mark.slow,))
+        pytest.param(
+            kind, marks=() if kind in by_default
+            else (pytest.mark.hours if kind in harmless else pytest.mark.slow,),
+        )
         for kind in KINDS
-    ]
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", kinds("lose", "cut", "wrong"))

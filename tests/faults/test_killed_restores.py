@@ -18,6 +18,7 @@ from tests.acceptance.shell import Shell, kill
 
 MIB = 2**20
 SLOW = [pytest.mark.slow, pytest.mark.timeout(1200)]
+HOURS = [pytest.mark.hours, pytest.mark.timeout(1200)]
 FRAME = MIB + 4096
 
 
@@ -76,7 +77,7 @@ def written(top):
     ("name", "kills"),
     [
         ("image-96", 3), ("tree-1500", 3),
-        pytest.param("image-2048", 50, marks=SLOW), pytest.param("tree-20000", 50, marks=SLOW),
+        pytest.param("image-2048", 50, marks=SLOW), pytest.param("tree-20000", 50, marks=HOURS),
     ],
 )  # fmt: skip
 @pytest.mark.timeout(300)

@@ -17,6 +17,7 @@ from tests.acceptance.shell import Shell
 MIB = 2**20
 FRAME = MIB + 4096
 SLOW = [pytest.mark.slow, pytest.mark.timeout(1200)]
+HOURS = [pytest.mark.hours, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def exact(shell, source, into, name):
 
 @pytest.mark.parametrize(
     ("connections", "kills"),
-    [pytest.param(1, 3, marks=SLOW), (4, 2), pytest.param(4, 50, marks=SLOW)],
+    [(4, 2), pytest.param(1, 3, marks=HOURS), pytest.param(4, 50, marks=SLOW)],
 )
 @pytest.mark.timeout(300)
 def test_a_backup_whose_vault_is_killed_sends_at_most_one_frame_a_connection_again(
@@ -76,7 +77,7 @@ def test_a_backup_whose_vault_is_killed_sends_at_most_one_frame_a_connection_aga
 
 @pytest.mark.parametrize(
     ("connections", "kills"),
-    [pytest.param(1, 3, marks=SLOW), (4, 2), pytest.param(4, 50, marks=SLOW)],
+    [(4, 2), pytest.param(1, 3, marks=HOURS), pytest.param(4, 50, marks=SLOW)],
 )
 @pytest.mark.timeout(300)
 def test_a_restore_whose_vault_is_killed_fetches_at_most_one_frame_a_connection_again(

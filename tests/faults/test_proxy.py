@@ -65,8 +65,10 @@ def served():
 def places(count):
     """Each kind of harm, each way, at each part: some of them by default."""
     for number, (kind, way, part) in enumerate(itertools.product(KINDS, ("up", "down"), PARTS)):
-        by_default = number % count == 0 and kind not in ("stall", "delay")
-        marks = () if by_default else (pytest.mark.slow,)
+        waits = kind in ("stall", "delay")
+        by_default = number % count == 0 and not waits
+        rest = pytest.mark.hours if waits and part != 0.3 else pytest.mark.slow
+        marks = () if by_default else (rest,)
         yield pytest.param(kind, way, part, marks=marks, id=f"{kind}-{way}-{part}")
 
 
