@@ -90,13 +90,11 @@ class StreamReceiver:
     """Runs *use* for each batch of a stream, several at a time; returns what was damaged.
 
     What is *present* in the target is neither fetched nor used. Whoever is killed loses what was
-    fetched and not used yet. So blocks are fetched one by one, and whole batches only where these
-    come quickly: they cost less.
+    fetched and not used yet: a batch for each connection.
     """
 
     def __init__(self, pool: Pool, nodes: NodeReader, received: Received) -> None:
         self._pool, self._nodes, self._received = pool, nodes, received
-        self._is_quick = False
 
     async def run(self, content: Content, use: Use, present: Present | None = None) -> list[str]:
         unreadable: Extents = []
@@ -107,7 +105,8 @@ class StreamReceiver:
             async def work(worker: Leased) -> tuple[list[Piece], list[Reference]]:
                 there = await present(worker, pieces) if present else [False] * len(pieces)
                 lacking = [piece for piece, has in zip(pieces, there, strict=True) if not has]
-                return lacking, await self._fetched(worker, lacking, zeros, use)
+                frames = await fill(self._nodes, worker, lacking, self._received)
+                return lacking, await use(worker, frames, zeros)
 
             try:
                 lacking, failed = await self._pool.run(work)
@@ -127,20 +126,6 @@ class StreamReceiver:
         return [f"{piece.size} bytes at {piece.offset}: {piece.reference}" for piece in bad] + [
             f"{size} bytes at {at}" for at, size in unreadable
         ]
-
-    async def _fetched(
-        self, worker: Leased, pieces: Sequence[Piece], zeros: Extents, use: Use
-    ) -> list[Reference]:
-        clock, failed = asyncio.get_running_loop().time, list[Reference]()
-        while pieces or zeros:
-            count = len(pieces) if self._is_quick else 1
-            began = clock()
-            frames = await fill(self._nodes, worker, pieces[:count], self._received)
-            if frames:
-                self._is_quick = clock() - began < QUICK
-            failed += await use(worker, frames, zeros)
-            pieces, zeros = pieces[count:], []
-        return failed
 
 
 def _size(pieces: Sequence[Piece]) -> int:
