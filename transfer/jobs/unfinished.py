@@ -8,6 +8,7 @@ compared with the point before it is kept.
 The file is locked by the process that restores. A second one does its own work without a mark.
 """
 
+import errno
 import fcntl
 import os
 import time
@@ -95,8 +96,9 @@ class RestoreMark:
 
     def _write(self, mark: Unfinished) -> None:
         """Behind what is there, so that a cut leaves the one before."""
-        self._mark = mark
-        os.write(self._fd, documents.encode(mark) + b"\n")
+        raw, self._mark = documents.encode(mark) + b"\n", mark
+        if os.write(self._fd, raw) != len(raw):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(self._fd)
 
     def end(self, whole: bool) -> None:

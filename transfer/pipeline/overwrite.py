@@ -60,8 +60,9 @@ class Overwrite:
         After a crash a file that lost its content still has the mtime that it was given before its
         name; one that somebody has written since has not.
         """
-        lost = there is not None and self.crashed and self._is_ours(there)
-        return self.mode != "never" or (lost and there is not None and there.mtime == entry.mtime)
+        if self.mode != "never" or there is None:
+            return self.mode != "never"
+        return self.crashed and self._is_ours(there) and there.mtime == entry.mtime
 
     def _is_ours(self, there: Stat) -> bool:
         """Whether the interrupted restore may have made it."""
