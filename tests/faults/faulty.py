@@ -1,12 +1,14 @@
 """A vault that misbehaves at one call, as scripted; the others are those of the vault below."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from transfer.errors import VaultUnavailable
 from transfer.formats import frame
-from transfer.vault.base import Outcome
+from transfer.formats.reference import Reference
+from transfer.vault.base import Arrived, Outcome, fetched
 
 CALLS = (
     "open_session", "heartbeat", "end_session", "have", "store", "fetch", "commit", "points",
@@ -32,9 +34,9 @@ class FaultyVault:
         self.fired = False
 
     def __getattr__(self, name: str) -> Any:
-        real = getattr(self._vault, name)
         if name not in CALLS:
-            return real
+            return getattr(self._vault, name)
+        real = partial(fetched, self._vault) if name == "fetch" else getattr(self._vault, name)
 
         async def call(*given: Any, **named: Any) -> Any:
             fault = self._fault
@@ -46,7 +48,18 @@ class FaultyVault:
             script = _SCRIPTS[fault.kind]
             return await script(name, given, lambda *new: real(*(new or given), **named))
 
-        return call
+        return self._fetch(call) if name == "fetch" else call
+
+    def _fetch(self, call: Any) -> Any:
+        """What the script leaves of the answer arrives."""
+
+        async def fetch(session: int, references: Sequence[Reference], arrived: Arrived) -> None:
+            raws = await call(session, references)
+            for reference, raw in zip(references, raws, strict=True):
+                if raw is not None:
+                    arrived(reference, raw)
+
+        return fetch
 
 
 async def _fail(name: str, given: Any, do: Any) -> Any:

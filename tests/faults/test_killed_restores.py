@@ -113,7 +113,7 @@ def killed(process, into, size, pause):
 
 
 @pytest.mark.parametrize("connections", [pytest.param(1, marks=pytest.mark.slow), 4])
-def test_a_slow_restore_loses_at_most_a_batch_a_connection(stored, work, connections):
+def test_a_slow_restore_loses_at_most_one_frame_a_connection(stored, work, connections):
     source, size = stored.item("noise-24")
     words = ("restore", "noise-24", "--to", work, "--connections", connections, "--down", "6M")
     before = stored.fetched()
@@ -121,4 +121,4 @@ def test_a_slow_restore_loses_at_most_a_batch_a_connection(stored, work, connect
         killed(stored.shell.start(*words), work, part * 24 * MIB, pause)
     stored.shell(*words)
     assert filecmp.cmp(source, work / "noise-24", shallow=False)
-    assert stored.fetched() - before < size * 1.01 + 3 * connections * 4 * FRAME
+    assert stored.fetched() - before < size * 1.01 + 3 * connections * FRAME

@@ -14,6 +14,7 @@ from transfer.net import service, transport
 from transfer.net.answer_paces import AnswerPaces
 from transfer.net.call_rates import CallRate
 from transfer.throttle.throttle import Throttle
+from transfer.vault.base import fetched
 
 SIZE = 500_000
 SECOND = 10**9
@@ -31,7 +32,7 @@ async def vault(far):
     return remote
 
 
-async def fetched(far, vault, pace, session=None):
+async def fetched_in(far, vault, pace, session=None):
     """The seconds that it took."""
     began, session = time.monotonic(), session or vault.session
     path = f"/v1/fetch?session={session}" + ("" if pace is None else f"&pace={pace}")
@@ -55,28 +56,28 @@ def beat(far, vault, pace):
 
 
 async def test_answers_of_one_session_share_its_pace(far, vault):
-    took = await asyncio.gather(*(fetched(far, vault, 2 * SIZE) for _ in range(3)))
+    took = await asyncio.gather(*(fetched_in(far, vault, 2 * SIZE) for _ in range(3)))
     assert 1.4 < max(took) < 2.5
-    assert await fetched(far, vault, None) < 0.5
+    assert await fetched_in(far, vault, None) < 0.5
 
 
 async def test_another_session_has_its_own(far, vault):
     other = (await vault.open_session(DOMAIN, OTHER_ITEM)).number
-    async with under_way(fetched(far, vault, SIZE)) as slow:
-        assert await fetched(far, vault, None, other) < 0.5
+    async with under_way(fetched_in(far, vault, SIZE)) as slow:
+        assert await fetched_in(far, vault, None, other) < 0.5
         assert not slow.done()
 
 
 async def test_a_sign_of_life_changes_it_for_answers_under_way(far, vault):
     began = time.monotonic()
-    async with under_way(fetched(far, vault, SIZE // 50)) as slow:
+    async with under_way(fetched_in(far, vault, SIZE // 50)) as slow:
         assert (await beat(far, vault, 100 * SIZE)).status == 204
         await slow
         assert time.monotonic() - began < 2
 
 
 async def test_nothing_is_sent_at_pace_0_until_the_next_word(far, vault):
-    async with under_way(fetched(far, vault, SIZE)) as slow:
+    async with under_way(fetched_in(far, vault, SIZE)) as slow:
         await beat(far, vault, 0)
         await asyncio.sleep(1.2)
         assert not slow.done()
@@ -85,9 +86,9 @@ async def test_nothing_is_sent_at_pace_0_until_the_next_word(far, vault):
 
 
 async def test_the_older_of_two_answers_is_done_first(far, vault):
-    async with under_way(fetched(far, vault, SIZE)):
+    async with under_way(fetched_in(far, vault, SIZE)):
         first, second = await asyncio.gather(
-            fetched(far, vault, 2 * SIZE), fetched(far, vault, 2 * SIZE)
+            fetched_in(far, vault, 2 * SIZE), fetched_in(far, vault, 2 * SIZE)
         )
     # At half of the pace each they would end together.
     assert abs(first - second) > 0.2
@@ -115,7 +116,7 @@ async def test_a_client_tells_its_vault_of_a_change(far, vault, after):
         throttle.set("down", SIZE // 2)
         async with vault.limited(throttle) as limited:
             began = time.monotonic()
-            fetching = asyncio.ensure_future(limited.fetch(vault.session, [vault.reference]))
+            fetching = asyncio.ensure_future(fetched(limited, vault.session, [vault.reference]))
             await asyncio.sleep(0.2)
             pace = far.server._service.paces._of[vault.session].throttle
             assert SIZE // 2 <= pace.rate("up") < 0.52 * SIZE
@@ -132,7 +133,7 @@ async def test_a_client_tells_its_vault_of_a_change(far, vault, after):
 
 
 async def test_of_a_client_that_is_gone_in_a_pause_nothing_stays(far, vault):
-    task = asyncio.ensure_future(fetched(far, vault, SIZE))
+    task = asyncio.ensure_future(fetched_in(far, vault, SIZE))
     await asyncio.sleep(0.15)
     await beat(far, vault, 0)
     task.cancel()
@@ -148,7 +149,7 @@ async def paused_in_its_middle(vault):
     with closing(Throttle()) as throttle:
         throttle.set("down", SIZE)
         async with vault.limited(throttle) as limited:
-            fetching = asyncio.ensure_future(limited.fetch(vault.session, [vault.reference]))
+            fetching = asyncio.ensure_future(fetched(limited, vault.session, [vault.reference]))
             await asyncio.sleep(0.2)
             throttle.pause()
             yield throttle, fetching
@@ -182,7 +183,7 @@ async def test_a_fetch_that_began_in_a_pause_is_not_paused_after_it(far, vault):
     with closing(Throttle()) as throttle:
         async with vault.limited(throttle) as limited:
             throttle.pause()
-            fetching = asyncio.ensure_future(limited.fetch(vault.session, [vault.reference]))
+            fetching = asyncio.ensure_future(fetched(limited, vault.session, [vault.reference]))
             await asyncio.sleep(0.2)
             throttle.resume()
             await asyncio.wait_for(fetching, 1)
@@ -194,7 +195,7 @@ async def test_a_change_is_heard_by_a_fetch_that_waits_for_its_memory(far, vault
         others = [sending.lease(bytes([n]), sending.share) for n in range(3)]
         for each in others:
             await each.__aenter__()
-        fetching = asyncio.ensure_future(fetched(far, vault, 1000))
+        fetching = asyncio.ensure_future(fetched_in(far, vault, 1000))
         await asyncio.sleep(0.3)
         await beat(far, vault, 100 * SIZE)
         for each in others:
@@ -205,7 +206,7 @@ async def test_a_change_is_heard_by_a_fetch_that_waits_for_its_memory(far, vault
 async def test_an_answer_that_is_paused_for_long_is_broken_off(far, vault, monkeypatch):
     """A client of ours would have let go of it; what holds memory here may be none."""
     monkeypatch.setattr(service, "_PATIENT", 0.3)
-    task = asyncio.ensure_future(fetched(far, vault, SIZE))
+    task = asyncio.ensure_future(fetched_in(far, vault, SIZE))
     await asyncio.sleep(0.15)
     await beat(far, vault, 0)
     with pytest.raises(aiohttp.ClientError):

@@ -25,7 +25,7 @@ from transfer.net.connections import DEFAULTS
 from transfer.net.server import Settings
 from transfer.net.transport import Transport
 from transfer.throttle.throttle import Throttle
-from transfer.vault.base import Outcome
+from transfer.vault.base import Outcome, fetched
 
 STORED = Outcome.STORED
 LARGE = 500_000  # bytes of a frame; more than any buffer on the way holds
@@ -60,7 +60,7 @@ async def test_an_upload_that_was_cut_goes_on_after_what_arrived(vault, relay):
     assert await vault.store(session, b"".join(raws)) == [STORED] * 8
     sent = relay.upwards - before
     assert 8 * LARGE < sent < 8 * LARGE + 3 * LARGE  # five went first, at least three of them count
-    assert await vault.fetch(session, references) == raws
+    assert await fetched(vault, session, references) == raws
 
 
 async def test_an_upload_whose_answer_was_lost_is_not_sent_again(vault, relay):
@@ -91,7 +91,7 @@ async def test_a_download_that_was_cut_goes_on_after_what_arrived(vault, relay):
     await vault.store(session, b"".join(raws))
     relay.cut_answer_after = 5 * LARGE
     missing = made_frame(99)[0]
-    assert await vault.fetch(session, [*references, missing]) == [*raws, None]
+    assert await fetched(vault, session, [*references, missing]) == [*raws, None]
 
 
 async def test_a_commit_whose_answer_was_lost_happened_once(vault, relay):
@@ -194,7 +194,7 @@ async def test_a_limit_holds_in_both_directions(far, vault):
     reference, raw = made_frame(1, payload=bytes(LARGE))
     with closing(Throttle(LARGE, LARGE)) as throttle:
         async with vault.limited(throttle) as limited:
-            for call in (limited.store(session, raw), limited.fetch(session, [reference])):
+            for call in (limited.store(session, raw), fetched(limited, session, [reference])):
                 began = time.monotonic()
                 await call
                 assert 0.9 < time.monotonic() - began < 3
@@ -209,7 +209,7 @@ async def test_a_slow_call_that_breaks_late_is_made_again(vault, relay):
     vault._transport._patience = 0.9
     with closing(Throttle(down=LARGE)) as throttle:
         async with vault.limited(throttle) as limited:
-            fetching = asyncio.ensure_future(limited.fetch(session, references))
+            fetching = asyncio.ensure_future(fetched(limited, session, references))
             for _ in range(2):
                 relay.cut_answer_after = LARGE * 5 // 4
                 while relay.cut_answer_after is not None and not fetching.done():

@@ -13,7 +13,7 @@ from transfer import errors
 from transfer.errors import FormatError, TransferError, TransientError, VaultUnavailable
 from transfer.formats.reference import Reference
 from transfer.net import point_calls, problems
-from transfer.vault.base import Missing
+from transfer.vault.base import Missing, fetched
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 # docs/openapi.json has them for those who write another client.
@@ -125,7 +125,7 @@ async def test_a_fetch_that_breaks_off_midway_is_not_whole(world, fails):
     for error in (errors.DamagedData("the catalog"), ZeroDivisionError()):
         fails("fetch_some", error, good=2)
         with pytest.raises(VaultUnavailable):
-            await far.client(far.identity, patience=0).fetch(far.session, asked)
+            await fetched(far.client(far.identity, patience=0), far.session, asked)
         assert far.requests[-1].status == 0
     # Asked again it gets what is left, and all of it is there.
     fails("fetch_some", errors.NotStored("once"), good=2)
@@ -136,7 +136,7 @@ async def test_a_fetch_that_breaks_off_midway_is_not_whole(world, fails):
 
 
 async def fetch_with_one_failure(remote, vault, session, asked):
-    fetching = asyncio.ensure_future(remote.fetch(session, asked))
+    fetching = asyncio.ensure_future(fetched(remote, session, asked))
     while vault.calls.count("fetch_some") < 3:
         await asyncio.sleep(0.01)
     vault.failing.clear()

@@ -14,7 +14,7 @@ from tests.vault.conftest import Clock
 from transfer.errors import FrameMissing
 from transfer.formats.reference import Reference
 from transfer.net.frame_calls import _GROUP
-from transfer.vault.base import MAX_MISSING
+from transfer.vault.base import MAX_MISSING, fetched
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -163,5 +163,5 @@ async def test_an_answer_is_read_ahead_by_bytes_and_not_by_frames(world):
         got, groups = got + some, groups + 1
     assert got == [raw for _, raw in made]
     assert groups < 12
-    assert await world.remote.fetch(world.session, asked) == got
+    assert await fetched(world.remote, world.session, asked) == got
     assert world.server._service.sending.in_use == 0

@@ -16,6 +16,7 @@ from tests.net.raw import connected, head
 from tests.suites.vault import DOMAIN, ITEM, PAGE, made_frame, made_keyring, made_point
 from transfer.formats import keyring as keyring_format
 from transfer.formats import messages
+from transfer.vault.base import fetched
 from transfer.vault.open import open_vault
 
 pytestmark = pytest.mark.slow
@@ -99,7 +100,7 @@ async def transfers(remote, session, first, blocks=16):
     began = time.monotonic()
     for _, raw in made:
         await remote.store(session, raw)
-    assert await remote.fetch(session, [one for one, _ in made]) == [raw for _, raw in made]
+    assert await fetched(remote, session, [one for one, _ in made]) == [raw for _, raw in made]
     return time.monotonic() - began
 
 

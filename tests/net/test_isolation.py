@@ -27,6 +27,7 @@ from transfer.formats import messages, point
 from transfer.formats.reference import Reference
 from transfer.net import server
 from transfer.net.routes import CALLS, Call, OpenCall
+from transfer.vault.base import fetched
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -62,7 +63,7 @@ class World:
             await vault.points(DOMAIN), await vault.keyring(DOMAIN),
             await vault.statistics(DOMAIN), await vault.wanted(self.session),
             [await vault.have(self.session, tag, GENERATION, [id]) for tag, id in asked],
-            await vault.fetch(self.session, self.references),
+            await fetched(vault, self.session, self.references),
         )  # fmt: skip
 
 

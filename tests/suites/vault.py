@@ -15,7 +15,7 @@ from transfer.errors import (
 )
 from transfer.formats import frame, keyring, point
 from transfer.formats.reference import Kind, Reference, encode_references, tag_of
-from transfer.vault.base import Missing, Outcome
+from transfer.vault.base import Missing, Outcome, fetched
 
 SIGNING_KEY = bytes(range(32))
 PUBLIC_KEY = signing.public_key_of(SIGNING_KEY)
@@ -99,7 +99,10 @@ async def test_frames_come_back_in_the_order_asked(vault):
     assert await vault.store(session, b"".join(raw for _, raw in made)) == [STORED] * 5
     unknown = Reference(DATA, id_of(99))
     asked = [made[3][0], unknown, made[0][0], made[3][0]]
-    assert await vault.fetch(session, asked) == [made[3][1], None, made[0][1], made[3][1]]
+    assert await fetched(vault, session, asked) == [made[3][1], None, made[0][1], made[3][1]]
+    arrived = []
+    await vault.fetch(session, asked, lambda *frame: arrived.append(frame))
+    assert sorted(arrived) == sorted([made[3], made[0]])  # each once, however often it was asked
 
 
 async def test_a_duplicate_exists_within_and_across_calls(vault):
@@ -331,7 +334,7 @@ async def test_a_fenced_session_has_ended_for_every_call(vault):
     await vault.open_session(DOMAIN, ITEM, OWNER)
     calls = [
         vault.heartbeat(fenced), vault.have(fenced, DATA, GENERATION, [id_of(1)]),
-        vault.store(fenced, made_frame(1)[1]), vault.fetch(fenced, [made_frame(1)[0]]),
+        vault.store(fenced, made_frame(1)[1]), fetched(vault, fenced, [made_frame(1)[0]]),
         vault.commit(fenced, made_point(None)), vault.wanted(fenced),
         vault.report_damaged(fenced, [made_frame(1)[0]]),
     ]  # fmt: skip
@@ -417,7 +420,7 @@ async def test_two_domains_do_not_see_each_other(vault):
     await vault.store(session, raw)
     stranger = (await vault.open_session(b"d" * 16, None)).number
     assert await has(vault, stranger, reference) == [False]
-    assert await vault.fetch(stranger, [reference]) == [None]
+    assert await fetched(vault, stranger, [reference]) == [None]
     assert await vault.points(b"d" * 16) == []
 
 
@@ -430,7 +433,7 @@ async def test_a_reported_copy_counts_as_missing_until_a_new_one_heals_it(vault)
     assert await vault.wanted(session) == [references[0]]
     _, healthy = made_frame(1, payload=b"sealed once again")
     assert await vault.store(session, healthy) == [STORED]
-    assert await vault.fetch(session, [references[0]]) == [healthy]
+    assert await fetched(vault, session, [references[0]]) == [healthy]
     assert await vault.wanted(session) == []
     assert await has(vault, session, *references) == [True] * 4
 
@@ -439,7 +442,7 @@ async def test_a_reported_copy_is_still_given_when_it_is_the_only_one(vault):
     references, frames = await with_point(vault)
     session = await begun(vault, None)
     await vault.report_damaged(session, [references[0]])
-    assert await vault.fetch(session, [references[0]]) == [frames[0]]
+    assert await fetched(vault, session, [references[0]]) == [frames[0]]
 
 
 async def test_damage_clears_all_that_is_above_it_and_nothing_else(vault):
@@ -537,7 +540,7 @@ async def test_one_id_under_two_kinds_is_two_frames(vault):
     assert data.id == leaf.id
     assert await has(vault, session, data, leaf) == [True, False]
     assert await vault.store(session, node) == [STORED]
-    assert await vault.fetch(session, [data, leaf]) == [raw, node]
+    assert await fetched(vault, session, [data, leaf]) == [raw, node]
 
 
 async def test_a_session_expires_after_seven_days_of_silence(vault, clock):

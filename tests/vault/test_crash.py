@@ -21,7 +21,7 @@ from tests.suites.vault import (
 from tests.vault.stored import flip, opened, packs_of, point_vault, records_of, sql
 from transfer.errors import DamagedData, NoSpace, NotStored, PointMissing
 from transfer.formats import pack, point
-from transfer.vault.base import Outcome
+from transfer.vault.base import Outcome, fetched
 from transfer.vault.open import open_vault, verify_vault
 
 
@@ -42,7 +42,7 @@ async def test_what_was_acknowledged_survives_a_crash(path, crash):
     async with opened(crashed) as again:
         session = await begun(again)
         assert await has(again, session, *references) == [True] * 4
-        assert await again.fetch(session, references) == frames
+        assert await fetched(again, session, references) == frames
         assert len(await again.points(DOMAIN)) == 1
     for one in packs_of(crashed):
         raw = one.read_bytes()
@@ -74,7 +74,7 @@ async def test_a_new_pack_that_no_row_names_is_adopted(path):
     place.write_bytes(pack.encode_header(header) + raw)
     (place.parent / ("70" * 15 + "71")).write_bytes(b"TPCK")  # cut while its header was written
     async with opened(path) as again:
-        assert await again.fetch(await begun(again, None), [reference]) == [raw]
+        assert await fetched(again, await begun(again, None), [reference]) == [raw]
     assert packs_of(path) == [place]
 
 
@@ -95,10 +95,10 @@ async def test_nothing_is_taken_from_a_pack_under_another_ones_name(path):
     async with opened(path) as vault:
         session = await begun(vault, None)
         assert await has(vault, session, made_frame(77)[0], made_frame(78)[0]) == [False, False]
-        assert await vault.fetch(session, [made_frame(77)[0]]) == [None]
+        assert await fetched(vault, session, [made_frame(77)[0]]) == [None]
         stranger = (await vault.open_session(b"\xab" * 16, None)).number
-        assert await vault.fetch(stranger, references[:1]) == [None]
-        assert await vault.fetch(session, references) == frames
+        assert await fetched(vault, stranger, references[:1]) == [None]
+        assert await fetched(vault, session, references) == frames
         assert await has(vault, session, *references) == [True] * 4
     assert data.read_bytes() == before
 
@@ -131,7 +131,7 @@ async def test_a_vault_without_any_of_its_packs_waits_for_their_disk(path):
     assert "mount" in caught.value.hint
     (path / "away").rename(path / "packs")
     async with opened(path) as vault:
-        assert await vault.fetch(await begun(vault, None), references) == frames
+        assert await fetched(vault, await begun(vault, None), references) == frames
 
 
 async def test_an_open_pack_is_never_cut_below_what_was_promised(path, crash):
@@ -152,7 +152,7 @@ async def test_an_open_pack_is_never_cut_below_what_was_promised(path, crash):
     await verify_vault(crashed)
     async with opened(crashed) as vault:
         assert await has(vault, await begun(vault, None), *references[:2]) == [True, True]
-        assert await vault.fetch(await begun(vault, None), references) == frames
+        assert await fetched(vault, await begun(vault, None), references) == frames
     assert pack.decode_trailer(data.read_bytes()) is not None
 
 

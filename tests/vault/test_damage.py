@@ -19,7 +19,7 @@ from tests.vault.stored import flip, opened, packs_of, point_vault, records_of, 
 from transfer.errors import DamagedData
 from transfer.formats import frame, pack, point
 from transfer.vault import findings, schema
-from transfer.vault.base import Outcome
+from transfer.vault.base import Outcome, fetched
 from transfer.vault.catalog import put_frames
 from transfer.vault.open import rebuild_catalog, verify_vault
 
@@ -85,10 +85,10 @@ async def test_fetch_never_gives_a_damaged_frame(path):
     flip(hurt, pack.HEADER_SIZE + 130)
     async with opened(path) as vault:
         session = await begun(vault)
-        assert await vault.fetch(session, references) == [None, *frames[1:]]
+        assert await fetched(vault, session, references) == [None, *frames[1:]]
         assert await has(vault, session, *references) == [False, True, False, False]
         assert await vault.store(session, frames[0]) == [Outcome.STORED]
-        assert await vault.fetch(session, references) == frames
+        assert await fetched(vault, session, references) == frames
 
 
 @pytest.mark.parametrize("met_by", ["fetch", "report", "wanted"])
@@ -104,7 +104,7 @@ async def test_who_met_damage_heals_with_it_what_nobody_has_met_yet(path, met_by
         if met_by == "report":
             await vault.report_damaged(session, references[1:2])
         else:
-            await vault.fetch(session, references[:1])
+            await fetched(vault, session, references[:1])
         if met_by == "wanted":
             session = await begun(vault, owner=OWNER)
             assert await vault.wanted(session)
@@ -112,7 +112,7 @@ async def test_who_met_damage_heals_with_it_what_nobody_has_met_yet(path, met_by
         bad = [True, met_by == "report", True, False]
         assert answers == [Outcome.STORED if one else Outcome.EXISTED for one in bad]
         await vault.commit(session, made_point(references[-1], 2, 2))
-        assert await vault.fetch(await begun(vault, None), references) == frames
+        assert await fetched(vault, await begun(vault, None), references) == frames
 
 
 async def test_a_frame_that_has_another_good_copy_clears_nothing(path):
@@ -179,7 +179,7 @@ async def test_suspect_copies_are_suspect_after_a_rebuild_and_the_point_is_still
         session = await begun(vault)
         assert await has(vault, session, *references) == [False, True, False, False]
         assert await vault.wanted(session) == references[:1]
-        assert await vault.fetch(session, references[:1]) == frames[:1]
+        assert await fetched(vault, session, references[:1]) == frames[:1]
         await vault.store(session, made_frame(1, payload=b"sealed once more")[1])
         assert await vault.wanted(session) == []
     await rebuild_catalog(path)
@@ -196,7 +196,7 @@ async def test_a_point_above_a_pack_that_is_known_to_be_lost_survives_a_rebuild(
     assert (report.points, report.points_left) == (1, [])
     async with opened(path) as vault:
         session = await begun(vault, None)
-        assert await vault.fetch(session, references[:1]) == [None]
+        assert await fetched(vault, session, references[:1]) == [None]
         assert await has(vault, session, *references) == [False] * 4
 
 
@@ -209,7 +209,7 @@ async def test_a_rebuild_knows_from_a_packs_index_what_was_damaged_in_it(path):
     async with opened(path) as vault:
         session = await begun(vault)
         assert await vault.wanted(session) == references[:1]
-        assert await vault.fetch(session, references) == [None, *frames[1:]]
+        assert await fetched(vault, session, references) == [None, *frames[1:]]
 
 
 async def test_a_copy_that_reads_well_again_is_good_after_a_rebuild(path):
@@ -231,7 +231,7 @@ async def test_verify_names_packs_that_were_swapped_moved_or_lost(path, old):
     assert (data.name, "not the pack that its name says") in await reasons(path)
     async with opened(path) as vault:
         session = await begun(vault, None)
-        assert await vault.fetch(session, references) == [None, None, *frames[2:]]
+        assert await fetched(vault, session, references) == [None, None, *frames[2:]]
     data.write_bytes(kept)
     foreign = path / "packs" / ("ab" * 16) / "data" / data.parent.name / data.name
     shutil.copytree(data.parent, foreign.parent)

@@ -10,7 +10,7 @@ import pytest
 from tests.suites.vault import OWNER, begun, has, made_frame, made_point
 from tests.vault.stored import opened, packs_of, sql
 from transfer.errors import NoSpace, NotStored, TransferError
-from transfer.vault.base import Outcome
+from transfer.vault.base import Outcome, fetched
 from transfer.vault.open import open_vault, verify_vault
 
 SIZE = 3 * 2**20
@@ -59,7 +59,7 @@ async def test_a_full_file_system_loses_nothing_and_takes_more_when_there_is_roo
         assert len(stored) > 5
         with contextlib.suppress(TransferError):  # room for a small thing may still be there
             await vault.commit(session, made_point(None))
-        assert await vault.fetch(session, list(stored)) == list(stored.values())
+        assert await fetched(vault, session, list(stored)) == list(stored.values())
         ballast.unlink()
         more = frames_of(1000, 3)
         assert await vault.store(session, b"".join(raw for _, raw in more)) == [Outcome.STORED] * 3
@@ -67,7 +67,7 @@ async def test_a_full_file_system_loses_nothing_and_takes_more_when_there_is_roo
     async with opened(path) as vault:
         session = await begun(vault, owner=OWNER)
         assert await has(vault, session, *stored) == [True] * len(stored)
-        assert await vault.fetch(session, list(stored)) == list(stored.values())
+        assert await fetched(vault, session, list(stored)) == list(stored.values())
         await vault.commit(session, made_point(None))
     assert (await verify_vault(path)).damaged == []
 
@@ -114,7 +114,7 @@ async def test_a_pack_that_may_not_grow_is_a_full_disk(path):
             await vault.store(session, two)
         assert await has(vault, session, first, second) == [True, False]
         assert await vault.store(session, two) == [Outcome.STORED]
-        assert await vault.fetch(session, [first, second]) == [one, two]
+        assert await fetched(vault, session, [first, second]) == [one, two]
     assert (await verify_vault(path)).damaged == []
 
 
@@ -153,8 +153,8 @@ async def test_after_an_io_error_of_the_catalog_the_vault_takes_nothing_until_op
     async with opened(path) as vault:
         session = await begun(vault, None)
         assert await has(vault, session, first) == [True]
-        assert await vault.fetch(session, [first]) == [one]
+        assert await fetched(vault, session, [first]) == [one]
         assert await vault.store(session, two) in ([Outcome.STORED], [Outcome.EXISTED])
-        assert await vault.fetch(session, [second]) == [two]
+        assert await fetched(vault, session, [second]) == [two]
     assert (await verify_vault(path)).damaged == []
     assert sql(path, "PRAGMA integrity_check") == [("ok",)]

@@ -31,6 +31,7 @@ from tests.suites.vault import (
     made_point,
 )
 from transfer.errors import TransferError
+from transfer.vault.base import fetched
 from transfer.vault.memory import MemoryVault
 from transfer.vault.open import open_vault, rebuild_catalog, verify_vault
 
@@ -185,7 +186,7 @@ class Vaults(RuleBasedStateMachine):
         if self.real is None:
             return
         references = [reference for reference, _ in FRAMES]
-        self.both(lambda vault, session: vault.fetch(session, references))
+        self.both(lambda vault, session: fetched(vault, session, references))
 
         async def points(vault, session):
             return [each.record for each in await vault.points(DOMAIN)]

@@ -17,6 +17,7 @@ from transfer.errors import NewerFormat
 from transfer.formats import frame, pack
 from transfer.formats.pack import PackClass, PackHeader
 from transfer.vault import pack_file
+from transfer.vault.base import fetched
 from transfer.vault.open import open_vault
 from transfer.vault.pack_file import PackFile, examine
 
@@ -104,7 +105,7 @@ async def test_an_open_pack_that_ends_like_a_closed_one_is_closed(tmp_path, vers
     async with opened(crashed) as vault:
         session = await begun(vault, None)
         assert await has(vault, session, *(one for one, _ in made)) == [True, True]
-        assert await vault.fetch(session, [one for one, _ in made]) == [raw for _, raw in made]
+        assert await fetched(vault, session, [one for one, _ in made]) == [raw for _, raw in made]
     (only,) = packs_of(crashed)
     raw = only.read_bytes()
     assert raw.endswith(imitated) is False

@@ -20,6 +20,7 @@ from tests.suites.vault import (
 from tests.vault.disk import Disk
 from transfer.errors import PointMissing
 from transfer.formats import point
+from transfer.vault.base import fetched
 from transfer.vault.open import open_vault, verify_vault
 
 ITEMS = [b"1" * 16, b"2" * 16]
@@ -69,7 +70,7 @@ async def a_life(vault, told):
 async def keeps_its_word(vault, told):
     reader = await begun(vault, None)
     known = list(told.frames)
-    assert await vault.fetch(reader, known) == list(told.frames.values())
+    assert await fetched(vault, reader, known) == list(told.frames.values())
     assert await has(vault, reader, *known[:2]) == [True] * len(known[:2])
     listed = {one.record: one for one in await vault.points(DOMAIN)}
     assert listed.items() >= told.points.items()
@@ -80,7 +81,7 @@ async def keeps_its_word(vault, told):
         assert await vault.keyring(DOMAIN, version) is not None
     if POINTS[0] in listed:
         assert await has(vault, reader, *REFERENCES) == [True] * 4
-        assert await vault.fetch(reader, REFERENCES) == FRAMES
+        assert await fetched(vault, reader, REFERENCES) == FRAMES
 
 
 @pytest.fixture(scope="module")

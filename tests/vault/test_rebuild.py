@@ -21,6 +21,7 @@ from transfer.errors import DamagedData, NoSpace, PointMissing, SessionEnded, Va
 from transfer.formats import point, record
 from transfer.formats.record import PointRecord, RecordKind
 from transfer.vault import records
+from transfer.vault.base import fetched
 from transfer.vault.open import open_vault, rebuild_catalog, verify_vault
 
 
@@ -49,7 +50,7 @@ async def test_a_deleted_catalog_is_rebuilt(path):
         session = await begun(vault)
         assert session > old
         assert await has(vault, session, *references) == [True] * 4
-        assert await vault.fetch(session, references) == frames
+        assert await fetched(vault, session, references) == frames
         await vault.store(session, made_frame(9, epoch=b"epoch-02")[1])
         later = await vault.commit(session, made_point(references[-1], 2, 2))
         assert later.arrival_number == 2
@@ -162,7 +163,7 @@ async def test_a_rebuild_that_is_cut_short_leaves_the_old_catalog(path, monkeypa
             await rebuild_catalog(path)
     async with opened(path) as vault:
         assert (await vault.info()).incarnation == 1
-        assert await vault.fetch(await begun(vault, None), references) == frames
+        assert await fetched(vault, await begun(vault, None), references) == frames
     assert (await rebuild_catalog(path)).points == 1
     assert not list(path.glob("new-*"))
 

@@ -27,6 +27,7 @@ from transfer.errors import (
 )
 from transfer.formats import point
 from transfer.vault import catalog, ledger, schema, sessions
+from transfer.vault.base import fetched
 from transfer.vault.open import open_vault, rebuild_catalog, verify_vault
 from transfer.vault.schema import PointRow, PointState
 
@@ -118,7 +119,7 @@ async def test_a_damaged_pack_row_costs_one_more_look_at_the_pack(path, column):
     sql(path, f"UPDATE packs SET {column} = x'01' WHERE pack = x'{data.name}'")
     async with opened(path) as vault:
         session = await begun(vault, None)
-        assert await vault.fetch(session, REFERENCES) == FRAMES
+        assert await fetched(vault, session, REFERENCES) == FRAMES
         assert await has(vault, session, *REFERENCES) == [True] * 4
     assert (await verify_vault(path)).damaged == []
 
@@ -192,9 +193,9 @@ async def answers_rightly(vault):
     domains = await vault.domains()
     assert domains in ([], [DOMAIN])
     reader = (await vault.open_session(DOMAIN, None)).number
-    fetched = await vault.fetch(reader, REFERENCES)  # after this the vault knows what it lacks
+    raws = await fetched(vault, reader, REFERENCES)  # after this the vault knows what it lacks
     there = await has(vault, reader, *REFERENCES)
-    for yes, raw, frame in zip(there, fetched, FRAMES, strict=True):
+    for yes, raw, frame in zip(there, raws, FRAMES, strict=True):
         assert raw == frame or (raw is None and not yes)
     children = {2: (0, 1), 3: (2,)}
     assert all(there[child] for node in children if there[node] for child in children[node])

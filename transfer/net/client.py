@@ -30,6 +30,7 @@ from transfer.throttle.dispatch import ClassName
 from transfer.throttle.throttle import Throttle
 from transfer.vault.base import (
     MAX_FRAMES,
+    Arrived,
     Outcome,
     SessionInfo,
     StoredPoint,
@@ -213,23 +214,23 @@ class RemoteVault:
             there |= {Reference(tag, id) for id, has in zip(ids, answers, strict=True) if has}
         return there
 
-    async def fetch(self, session: int, references: Sequence[Reference]) -> list[bytes | None]:
-        asked = [Reference(*reference) for reference in references]
-        found: dict[Reference, bytes] = {}
+    async def fetch(self, session: int, references: Sequence[Reference], arrived: Arrived) -> None:
+        left = dict.fromkeys(Reference(*reference) for reference in references)
+        count = len(left)
+
+        def take(reference: Reference, raw: bytes) -> None:
+            del left[reference]  # what a broken answer brought whole is not asked for again
+            arrived(reference, raw)
 
         async def once() -> None:
-            # What a broken answer brought whole is not asked for again.
-            left = [one for one in dict.fromkeys(asked) if one not in found]
-            for at in range(0, len(left), MAX_FRAMES):
-                await self._fetch_some(session, left[at : at + MAX_FRAMES], found)
+            asked = list(left)
+            for at in range(0, len(asked), MAX_FRAMES):
+                await self._fetch_some(session, asked[at : at + MAX_FRAMES], take)
 
         with self._counted(session):
-            await self._transport.repeated(once, lambda: len(found))
-        return [found.get(reference) for reference in asked]
+            await self._transport.repeated(once, lambda: count - len(left))
 
-    async def _fetch_some(
-        self, session: int, asked: Sequence[Reference], found: dict[Reference, bytes]
-    ) -> None:
+    async def _fetch_some(self, session: int, asked: Sequence[Reference], arrived: Arrived) -> None:
         body = messages.encode_asked(asked)
         query: Query = {"session": session, "order": "any"}
         request = _post("/fetch", query, body)._replace(carries="down")
@@ -239,7 +240,7 @@ class RemoteVault:
                 if header.reference not in expected:
                     raise FormatError(f"the vault sent {header.reference}, which nobody asked for")
                 expected.discard(header.reference)
-                found[header.reference] = raw
+                arrived(header.reference, raw)
 
     @contextmanager
     def _counted(self, session: int) -> Iterator[None]:

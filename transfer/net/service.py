@@ -52,7 +52,7 @@ class ServedVault(Vault, Protocol):
     async def fetch_some(
         self, session: int, references: Sequence[Reference], limit: int
     ) -> list[bytes | None]:
-        """As `fetch`, for the first of them: as many as fit *limit* bytes, and at least one."""
+        """The first of them, None if missing: as many as fit *limit* bytes, and at least one."""
 
 
 @dataclass

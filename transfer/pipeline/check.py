@@ -12,7 +12,7 @@ from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.receive_streams import AT_ONCE, Extents, Received, batches, fill
 from transfer.pipeline.tasks import BATCH
 from transfer.pipeline.workers import Leased, Pool
-from transfer.pipeline.write_tasks import Piece
+from transfer.pipeline.write_tasks import FrameAt, Piece
 
 MAX_PIECES = 256
 
@@ -55,8 +55,12 @@ class TreeChecker:
     async def _check(self, batch: list[_Owned]) -> None:
         async def work(worker: Leased) -> list[Reference]:
             pieces = [each.piece for each in batch]
-            frames = await fill(self._nodes, worker, pieces, self._received)
-            bad: list[Reference] = await worker.call(write_tasks.check_frames, frames)
+            bad: list[Reference] = []
+
+            async def use(_: range, frames: list[FrameAt]) -> None:
+                bad.extend(await worker.call(write_tasks.check_frames, frames))
+
+            await fill(self._nodes, worker, [[piece] for piece in pieces], self._received, use)
             return bad
 
         bad = await self._pool.run(work)

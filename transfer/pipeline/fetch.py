@@ -19,7 +19,7 @@ from transfer.pipeline import tasks
 from transfer.pipeline.batching import Batcher
 from transfer.pipeline.node_cache import NodeCache
 from transfer.pipeline.workers import Pool
-from transfer.vault.base import Vault
+from transfer.vault.base import Arrived, Vault, fetched
 
 Opened = tuple[bytes, bytes] | str | None  # a node, what is wrong with it, or missing
 
@@ -52,7 +52,7 @@ class NodeReader:
         left = [each for each in references if each not in near]
         if not left:
             return [near[each] for each in references]
-        raws = await self._vault.fetch(self._session, left)
+        raws = await fetched(self._vault, self._session, left)
         there = {each: raw for each, raw in zip(left, raws, strict=True) if raw is not None}
         opened = await self._open(there)
         if self._cache is not None:
@@ -78,8 +78,9 @@ class NodeReader:
         opened = await self._pool.call(tasks.open_nodes, [*raws.values()], [*raws])
         return dict(zip(raws, opened, strict=True))
 
-    async def fetch(self, references: Sequence[Reference]) -> list[bytes | None]:
-        return await self._vault.fetch(self._session, references)
+    async def fetch(self, references: Sequence[Reference], arrived: Arrived) -> None:
+        if references:
+            await self._vault.fetch(self._session, references, arrived)
 
     async def report(self, references: Sequence[Reference]) -> None:
         await self._vault.report_damaged(self._session, references)

@@ -5,7 +5,7 @@ not be written, is named, and everything else is given back.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -201,19 +201,15 @@ class FileReceiver:
         async def work(worker: Leased) -> list[Written]:
             nonlocal tries
             tries += 1
-            pieces = [piece for each in batch for piece in each.pieces]
-            left = iter(await fill(self._nodes, worker, pieces, self._received))
-            files = [
-                Small(
-                    each.entry, each.entry.size, _inline(each.entry.content),
-                    tuple(next(left) for _ in each.pieces), tuple(each.zeros),
-                    each.wanted.replace,
-                )
-                for each in batch
-            ]  # fmt: skip
-            done: list[Written] = await worker.call(
-                write_tasks.write_small, place, files, tries > 1
-            )
+            done: list[Written] = []
+
+            async def use(which: range, frames: list[FrameAt]) -> None:
+                left = iter(frames)
+                files = [_small(each, left) for each in batch[which.start : which.stop]]
+                done.extend(await worker.call(write_tasks.write_small, place, files, tries > 1))
+
+            units = [each.pieces for each in batch]
+            await fill(self._nodes, worker, units, self._received, use)
             return done
 
         written = await self._pool.run(work)
@@ -321,6 +317,15 @@ class FileReceiver:
     def damage(self, path: bytes, what: Sequence[str]) -> None:
         shown = path.decode(errors="backslashreplace")
         self._received.damaged += [f"{shown}: {each}" for each in what]
+
+
+def _small(planned: _Planned, frames: Iterator[FrameAt]) -> Small:
+    """With the next of *frames*."""
+    entry, taken = planned.entry, tuple(next(frames) for _ in planned.pieces)
+    return Small(
+        entry, entry.size, _inline(entry.content), taken, tuple(planned.zeros),
+        planned.wanted.replace,
+    )  # fmt: skip
 
 
 def _inline(content: Content) -> bytes | None:

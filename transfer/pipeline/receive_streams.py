@@ -1,7 +1,7 @@
 """Receive streams: blocks are fetched in batches into a worker's slot, opened and used there."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from transfer.formats.entry import Content, Slice
@@ -17,9 +17,7 @@ Extents = list[tuple[int, int]]
 Use = Callable[[Leased, list[FrameAt], Extents], Awaitable[list[Reference]]]
 Present = Callable[[Leased, list[Piece]], Awaitable[list[bool]]]
 AT_ONCE = 8  # batches under way; each waits for a lane before it takes memory
-QUICK = (
-    0.05  # seconds; who fetches for longer fetches less at a time, for an end may come meanwhile
-)
+QUICK = 0.05  # seconds; what comes later is used as it comes, for an end may come meanwhile
 
 
 @dataclass
@@ -35,19 +33,63 @@ class Received:
 
 
 async def fill(
-    nodes: NodeReader, worker: Leased, pieces: Sequence[Piece], received: Received
+    nodes: NodeReader, worker: Leased, units: Sequence[Sequence[Piece]], received: Received,
+    use: Callable[[range, list[FrameAt]], Awaitable[None]],
+) -> None:  # fmt: skip
+    """Fetch the frames of all *units*; *use* is given those of a range of units, in the slot.
+
+    Together when they come quickly, else each unit once it is whole: whoever is killed loses what
+    was fetched and not used.
+    """
+    there: dict[Reference, bytes] = {}
+    come = asyncio.Event()
+
+    def arrived(reference: Reference, raw: bytes) -> None:
+        there[reference] = raw
+        come.set()
+
+    asked = [piece.reference for unit in units for piece in unit]
+    fetching = asyncio.ensure_future(nodes.fetch(asked, arrived))
+    fetching.add_done_callback(lambda _: come.set())
+    try:
+        await asyncio.wait({fetching}, timeout=QUICK)
+        at = 0
+        while at < len(units):
+            if not fetching.done():
+                await come.wait()
+                come.clear()
+            end = _whole(units, at, there)
+            if fetching.done():
+                await fetching
+                end = len(units)
+            if end > at:
+                pieces = [piece for unit in units[at:end] for piece in unit]
+                await use(range(at, end), _in_slot(worker.slot, pieces, there, received))
+                at = end
+    finally:
+        fetching.cancel()
+        await asyncio.gather(fetching, return_exceptions=True)
+
+
+def _whole(units: Sequence[Sequence[Piece]], at: int, there: Mapping[Reference, bytes]) -> int:
+    """The end of the units from *at* on of which all frames are there."""
+    while at < len(units) and all(piece.reference in there for piece in units[at]):
+        at += 1
+    return at
+
+
+def _in_slot(
+    slot: memoryview, pieces: Sequence[Piece], there: Mapping[Reference, bytes], received: Received
 ) -> list[FrameAt]:
-    """Fetch the frames of *pieces* into the slot, back to back; length 0: the vault has none."""
-    if not pieces:
-        return []
-    raws = await nodes.fetch([piece.reference for piece in pieces])
+    """Their frames, put into the slot back to back; length 0: the vault has none."""
     frames, at = [], 0
-    for piece, raw in zip(pieces, raws, strict=True):
+    for piece in pieces:
+        raw = there.get(piece.reference)
         # A batch of whole frames fits; one that does not is none of ours.
-        if raw is None or at + len(raw) > len(worker.slot):
+        if raw is None or at + len(raw) > len(slot):
             frames.append(FrameAt(0, piece))
             continue
-        worker.slot[at : at + len(raw)] = raw
+        slot[at : at + len(raw)] = raw
         frames.append(FrameAt(len(raw), piece))
         at += len(raw)
     received.bytes_received += at
@@ -89,8 +131,7 @@ async def batches(
 class StreamReceiver:
     """Runs *use* for each batch of a stream, several at a time; returns what was damaged.
 
-    What is *present* in the target is neither fetched nor used. Whoever is killed loses what was
-    fetched and not used yet: a batch for each connection.
+    What is *present* in the target is neither fetched nor used.
     """
 
     def __init__(self, pool: Pool, nodes: NodeReader, received: Received) -> None:
@@ -105,8 +146,19 @@ class StreamReceiver:
             async def work(worker: Leased) -> tuple[list[Piece], list[Reference]]:
                 there = await present(worker, pieces) if present else [False] * len(pieces)
                 lacking = [piece for piece, has in zip(pieces, there, strict=True) if not has]
-                frames = await fill(self._nodes, worker, lacking, self._received)
-                return lacking, await use(worker, frames, zeros)
+                failed: list[Reference] = []
+
+                async def use_some(which: range, frames: list[FrameAt]) -> None:
+                    failed.extend(await use(worker, frames, zeros if which.start == 0 else []))
+
+                if lacking:
+                    await fill(
+                        self._nodes, worker, [[piece] for piece in lacking], self._received,
+                        use_some,
+                    )  # fmt: skip
+                else:
+                    await use(worker, [], zeros)
+                return lacking, failed
 
             try:
                 lacking, failed = await self._pool.run(work)

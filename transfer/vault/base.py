@@ -1,6 +1,6 @@
 """A vault, near or far: the client, the server and the tests all speak this."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
@@ -12,6 +12,10 @@ MAX_FRAMES = 1024
 MAX_MISSING = 8192
 SESSION_LIFE = 7 * 24 * 3600 * 10**9  # ns without a sign of life
 OWNER_SIZE = 16
+
+
+Arrived = Callable[[Reference, bytes], None]
+"""Called once with each frame that was asked for and is there, as it comes, in any order."""
 
 
 class Outcome(IntEnum):
@@ -51,6 +55,15 @@ class Missing(FrameMissing):
         # Pickle rebuilds from args.
         self.args = (message, hint, references, more)
         self.references, self.more = references, more
+
+
+async def fetched(
+    vault: "Vault", session: int, references: Sequence[Reference]
+) -> list[bytes | None]:
+    """The frames in the order asked, when all have come; None is missing."""
+    found: dict[Reference, bytes] = {}
+    await vault.fetch(session, references, found.__setitem__)
+    return [found.get(Reference(*reference)) for reference in references]
 
 
 class Vault(Protocol):
@@ -100,8 +113,8 @@ class Vault(Protocol):
         list, or an epoch that no stored keyring names. NotStored: believe nothing of the call.
         """
 
-    async def fetch(self, session: int, references: Sequence[Reference]) -> list[bytes | None]:
-        """Whole frames in the order asked, the best copy of each; None is missing."""
+    async def fetch(self, session: int, references: Sequence[Reference], arrived: Arrived) -> None:
+        """Whole frames, the best copy of each; what has not *arrived* on return is missing."""
 
     async def commit(self, session: int, point: bytes) -> StoredPoint:
         """Make the point visible, entirely or not at all; idempotent, and ends the session.

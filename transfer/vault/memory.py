@@ -11,6 +11,7 @@ from transfer.formats.reference import Buffer, Kind, Reference
 from transfer.vault import checks
 from transfer.vault.base import (
     SESSION_LIFE,
+    Arrived,
     Missing,
     Outcome,
     SessionInfo,
@@ -148,14 +149,12 @@ class MemoryVault:
             domain.complete.add(reference)
         return outcome
 
-    async def fetch(self, session: int, references: Sequence[Reference]) -> list[bytes | None]:
+    async def fetch(self, session: int, references: Sequence[Reference], arrived: Arrived) -> None:
         domain = self._content(session)
-
-        def best(reference: Reference) -> bytes | None:
+        for reference in dict.fromkeys(Reference(*each) for each in references):
             copies = sorted(domain.copies.get(reference, ()), key=lambda copy: not copy.good)
-            return bytes(copies[0].arrived.raw) if copies else None
-
-        return [best(Reference(*reference)) for reference in references]
+            if copies:
+                arrived(reference, bytes(copies[0].arrived.raw))
 
     async def commit(self, session: int, point: bytes) -> StoredPoint:
         owner = self._sessions.get(session)

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from transfer.errors import Refused
 from transfer.formats.reference import Buffer, Reference
 from transfer.vault import schema
-from transfer.vault.base import Outcome, SessionInfo, StoredPoint, VaultInfo
+from transfer.vault.base import Arrived, Outcome, SessionInfo, StoredPoint, VaultInfo
 from transfer.vault.catalog import Catalog
 from transfer.vault.directory import release_lock
 from transfer.vault.frames import FrameStore
@@ -130,14 +130,17 @@ class StoredVault:
         await to_the_end(work)
         return arrival.answer()
 
-    async def fetch(self, session: int, references: Sequence[Reference]) -> list[bytes | None]:
-        asked = [Reference(*reference) for reference in references]
-        return await self._in_session(session, partial(self._frames.fetch, session), asked)
+    async def fetch(self, session: int, references: Sequence[Reference], arrived: Arrived) -> None:
+        asked = list(dict.fromkeys(Reference(*reference) for reference in references))
+        work = partial(self._frames.fetch, session)
+        for reference, raw in zip(asked, await self._in_session(session, work, asked), strict=True):
+            if raw is not None:
+                arrived(reference, raw)
 
     async def fetch_some(
         self, session: int, references: Sequence[Reference], limit: int
     ) -> list[bytes | None]:
-        """As `fetch`, for the first of them: as many as fit *limit* bytes, and at least one."""
+        """The first of them, None if missing: as many as fit *limit* bytes, and at least one."""
         work = partial(self._frames.fetch, session, limit=limit)
         return await self._in_session(session, work, [Reference(*one) for one in references])
 
