@@ -101,7 +101,7 @@ def disk(tmp_path_factory):
     return asyncio.run(live())
 
 
-@pytest.mark.parametrize("how", ["kept", "lost", "torn"])
+@pytest.mark.parametrize("how", [pytest.param("kept", marks=pytest.mark.slow), "lost", "torn"])
 async def test_whatever_step_is_the_last_the_vault_keeps_its_word_and_goes_on(disk, how):
     images = getattr(disk, how)
     assert len(images) > 10
