@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -112,12 +113,25 @@ def test_nothing_is_called_complete_that_was_lost_between_two_steps(graph, root,
     assert not closure.complete or root in graph.truly_complete()
 
 
-@given(graphs(), st.integers(0, 3))
-def test_only_so_many_missing_frames_are_named(graph, limit):
-    walk = Walk(NODES, limit)
+@given(graphs(), st.integers(0, 3), st.booleans())
+def test_only_so_many_missing_frames_are_named(graph, limit, thorough):
+    walk = Walk(NODES, limit, thorough=thorough)
     closure = walk.run(graph)
+    assert not closure.complete or not graph.lost
     assert len(closure.missing) == min(limit, len(graph.lost))
     assert closure.more == (len(graph.lost) > limit)
+
+
+@pytest.mark.parametrize(("thorough", "entered"), [(True, 12), (False, 3)])
+def test_a_walk_that_need_not_see_all_ends_with_the_first_frame_too_many(thorough, entered):
+    lost = [Reference(16, id_of(number)) for number in range(1, 12 * 9 + 1)]
+    edges = {page: lost[9 * at : 9 * at + 9] for at, page in enumerate(NODES)}
+    graph, seen = Graph(edges, lost), []
+    children = graph.children
+    graph.children = lambda one: seen.append(one) or children(one)
+    closure = Walk(NODES, 20, thorough=thorough).run(graph)
+    assert (len(closure.missing), closure.more, closure.complete) == (20, True, False)
+    assert len(seen) == entered
 
 
 def test_a_node_named_along_many_paths_is_entered_once():

@@ -51,12 +51,17 @@ class Walk:
     remembered from one step to the next is a plan, and no promise. A node is called complete only
     on what the same step has seen of it and of all its children.
 
-    Memory: some 250 bytes for each node that has to be walked and for each missing frame; nothing
-    for what is known to be complete, which is all but everything.
+    At most *limit* missing frames are named. Without *thorough* it ends as soon as there are more:
+    whoever asked has its answer, and what else is complete or missing was not looked at.
+
+    Memory: some 250 bytes for each node that has to be walked and for each missing frame that is
+    seen; nothing for what is known to be complete, which is all but everything.
     """
 
-    def __init__(self, roots: Sequence[Reference], limit: int = MAX_MISSING) -> None:
-        self._limit = limit
+    def __init__(
+        self, roots: Sequence[Reference], limit: int = MAX_MISSING, *, thorough: bool = True
+    ) -> None:
+        self._limit, self._thorough = limit, thorough
         self._incomplete: set[Reference] = set()  # also while it is being walked
         self._completed: set[Reference] = set()  # in this step
         self._missing: dict[Reference, None] = {}
@@ -79,7 +84,7 @@ class Walk:
         Else what was completed, which is kept in the *copies* before the next step.
         """
         self._step, self._looked, self._completed = self._step + 1, 0, set()
-        while self._stack:
+        while self._stack and (self._thorough or not self._more):
             if budget is not None and self._looked >= budget:
                 return self._completed
             visit = self._stack[-1]

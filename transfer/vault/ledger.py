@@ -162,7 +162,7 @@ class Ledger:
 
     def _walk(self, domain: bytes, root: Reference | None) -> Steps[Closure]:
         """What the walk learns stays true whatever comes of it: transactions of their own."""
-        walk = Walk(() if root is None else (root,))
+        walk = Walk(() if root is None else (root,), thorough=False)
         while True:
             yield from settled(self._catalog, self._objects, domain)
             with trusting(self._catalog, self._objects, domain) as connection:
