@@ -6,6 +6,7 @@ import pytest
 
 from tests.jobs.test_register import Setup
 from tests.net.far import far_vault
+from tests.suites.costs import watched
 from transfer.crypto import wrap
 from transfer.jobs import backup as backup_job
 from transfer.jobs import restore as restore_job
@@ -35,10 +36,10 @@ def tree(tmp_path):
     return top
 
 
-async def backup(setup, tree):
+async def backup(setup, tree, item="item"):
     setup.requests.clear()
     async with setup.open() as agent:
-        options = backup_job.BackupOptions("item", [tree], workers=0)
+        options = backup_job.BackupOptions(item, [tree], workers=0)
         return await backup_job.backup(agent, options, Progress())
 
 
@@ -66,6 +67,34 @@ async def test_an_incremental_fetches_no_node_that_the_last_run_had(setup, tree,
     third = await backup(setup, tree)
     assert (third.nodes_new, fetches(setup)) == (0, [])
     await exact(setup, tree, tmp_path)
+
+
+async def test_the_vault_reads_no_frame_for_a_backup(setup, tree):
+    """Blocks come before the nodes that name them, so a commit finds all decided."""
+    for content in ("first", "changed"):
+        (tree / "directory 7" / "file").write_text(content)
+        with watched() as work:
+            await backup(setup, tree)
+        assert work.read == 0
+
+
+async def test_what_is_there_under_another_item_costs_no_row(setup, tree):
+    await backup(setup, tree)
+    with watched() as work:
+        made = await backup(setup, tree, "other")
+    assert (made.blocks_new, made.bytes_stored) == (0, 0)
+    assert work.written < 10  # a session, a point and their numbers
+
+
+@pytest.mark.parametrize("mib", [1, 40])
+async def test_an_unchanged_image_takes_few_calls_whatever_its_size(setup, tmp_path, mib):
+    with (tmp_path / "disk").open("wb") as file:
+        for number in range(mib):
+            file.write(b"block %d" % number + bytes(2**20 - 10))
+    for _ in range(2):
+        await backup(setup, tmp_path / "disk")
+    assert len(setup.requests) <= 7
+    assert sum(done.received + done.sent for done in setup.requests) <= 8192
 
 
 @pytest.mark.parametrize("how", ["lost", "cut", "flipped"])
