@@ -32,16 +32,21 @@ def small_disk(path, size="1m", options=""):
     """A file system of *size* in memory at *path*, which is made."""
     path.mkdir(exist_ok=True)
     settings = f"size={size},mode=755{options}"
-    try:
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", settings, "tmpfs", path], check=True, capture_output=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        lacking("nothing can be mounted here")
-    try:
+    with mounted("-t", "tmpfs", "-o", settings, "tmpfs", path):
         yield path
+
+
+@contextmanager
+def mounted(*words):
+    """What `mount` makes of *words*, of which the last is where."""
+    try:
+        subprocess.run(["mount", *words], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        lacking(f"nothing can be mounted here: {getattr(error, 'stderr', error)}")
+    try:
+        yield words[-1]
     finally:
-        subprocess.run(["umount", "-l", path], check=True)
+        subprocess.run(["umount", "-l", words[-1]], check=True)
 
 
 def make_read_only(path):

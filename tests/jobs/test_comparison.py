@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.cli.machine import mounted
 from transfer.files.directories import Place
 from transfer.files.metadata import to_stat
 from transfer.jobs.comparison import Comparison, Difference
@@ -159,6 +160,14 @@ def test_what_is_missing_or_more_is_told_and_sockets_and_excluded_names_are_not(
     found = [(each.path, each.what) for each in compared(both, [b"/left out"])]
     assert found == [(b"deep/file", "missing"), (b"more", "extra")]
     assert [each.path for each in compared(both)] == [b"deep/file", b"left out", b"more"]
+
+
+def test_what_a_kernel_makes_up_over_a_name_need_not_come_back(both):
+    (both[0] / "version").touch()
+    os.utime(both[1], ns=(1, both[0].stat().st_mtime_ns))
+    with mounted("--bind", "/proc/version", both[0] / "version"):
+        assert compared(both) == []
+    assert [each.path for each in compared(both)] == [b"version"]
 
 
 def test_what_was_named_before_is_excused(both):

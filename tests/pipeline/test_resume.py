@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from tests.cli.machine import mounted, small_disk
 from transfer.files.directories import Place
 from transfer.files.metadata import to_stat
 from transfer.formats.reference import Kind, Reference, tag_of
@@ -211,3 +212,13 @@ async def test_small_files_are_read_once_but_those_that_are_within_their_entries
     assert resumed.bytes_read == 100
     assert resumed.bytes_resumed == sent.bytes_read - 100
     assert (resumed.bytes_sent, resumed.blocks_resent) == (0, 0)
+
+
+async def test_what_is_mounted_over_a_single_name_proves_nothing(send_files, tmp_path):
+    """Where it is, a write may leave no trace."""
+    with small_disk(tmp_path / "disk") as disk:
+        (disk / "file").write_bytes(os.urandom(3000))
+        with mounted("--bind", disk / "file", tmp_path / "small" / "00003000"):
+            await send_files()
+            _, _, sent = await send_files()
+    assert sent.bytes_read == 100 + 3000

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from tests.cli.machine import mounted, small_disk
 from transfer.files.directories import Place
 from transfer.formats.entry import FileType, Inline, Root
 from transfer.pipeline import tasks
@@ -199,6 +200,17 @@ async def test_below_another_file_system_stat_proves_nothing_unless_the_parent_w
     assert (await run(parent, mounts))[2] == 0
     assert (await run(parent, {}))[2] == 5_000
     assert (await run(parent, {b"mounted": b"another!"}))[2] == 5_000
+
+
+async def test_what_is_mounted_over_a_single_name_is_always_read(sending, notes, top):
+    """Its file system was not synced, and of some no time tells of a write."""
+    (top / "file").touch()
+    with small_disk(top.parent / "disk") as disk:
+        (disk / "file").write_bytes(b"x" * 5_000)
+        with mounted("--bind", disk / "file", top / "file"):
+            parent, _, first, _ = await sent(sending, notes, top)
+            _, _, again, _ = await sent(sending, notes, top, parent, trusted_until=FOREVER)
+    assert (first.bytes_read, again.bytes_read) == (5_000, 5_000)
 
 
 async def test_names_of_one_inode_are_read_once_and_then_forgotten(sending, notes, top):

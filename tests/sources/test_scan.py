@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from tests.cli.machine import mounted, small_disk
 from transfer.files.directories import Place
 from transfer.files.metadata import ACLS
 from transfer.formats.entry import FileType
@@ -181,6 +182,22 @@ def test_pseudo_file_systems_are_known_by_type(place, directories):
     assert kind(b"/dev/shm")[0] == "tmpfs"
     assert not kind(b"/dev/shm")[2]
     assert not is_pseudo(directories.fd(place))
+
+
+def test_what_is_mounted_over_a_name_is_known_and_left_out_if_it_is_made_up(
+    place, directories, tmp_path
+):
+    for name in (b"own", b"other", b"made up"):
+        make(place, name)
+    with (
+        small_disk(tmp_path / "disk") as disk,
+        mounted("--bind", "/proc/version", tmp_path / "made up"),
+    ):
+        (disk / "file").touch()
+        with mounted("--bind", disk / "file", tmp_path / "other"):
+            scanned, skipped, _ = scan_all(directories, place)
+    found = {each.entry.name: each.is_mounted for each in scanned}
+    assert (found, skipped) == ({b"own": False, b"other": True, b"disk": True}, [])
 
 
 def test_names_come_in_parts_that_take_bounded_room(directories, tmp_path):

@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--exclude-caches", action="store_true",
         help="of directories with a CACHEDIR.TAG keep the tag only")  # fmt: skip
     add("--one-file-system", action="store_true",
-        help="leave out what is mounted below PATH")  # fmt: skip
+        help="leave out other file systems below PATH")  # fmt: skip
     add("--block-size", type=values.block_size, default=2**20, metavar="N",
         help="a power of two from 64K to 4M (default: 1M)")  # fmt: skip
     add("--compression", choices=("auto", "fast", "better", "off"), default="auto",

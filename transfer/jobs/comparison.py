@@ -135,7 +135,7 @@ class Comparison:
 
     def _name(self, pair: _Pair, name: bytes, path: bytes, here: bool, there: bool) -> None:
         left = stat_at(self._left.fd(pair.left), name) if here else None
-        if left is not None and self._left_out(path, left):
+        if left is not None and (self._left_out(path, left) or self._made_up(pair, name, left)):
             if not there:
                 return
             left = None
@@ -149,6 +149,16 @@ class Comparison:
 
     def _left_out(self, path: bytes, stat: Stat) -> bool:
         return stat.type is None or self._exclude.excludes(path, stat.type is FileType.DIRECTORY)
+
+    def _made_up(self, pair: _Pair, name: bytes, stat: Stat) -> bool:
+        """A file of a pseudo file system, mounted over the name."""
+        if stat.type is not FileType.FILE or stat.dev == pair.stat.dev:
+            return False
+        anchor = open_anchor(self._left.fd(pair.left), name)
+        try:
+            return is_pseudo(anchor)
+        finally:
+            os.close(anchor)
 
     def _entry(self, pair: _Pair, name: bytes, path: bytes, left: Stat, right: Stat) -> None:
         fds = self._left.fd(pair.left), self._right.fd(pair.right)

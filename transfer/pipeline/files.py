@@ -49,10 +49,13 @@ class Found(NamedTuple):
         return self.scanned.entry.name
 
     def is_unchanged(self, until: int, block_size: int) -> bool:
-        """True if the parent's stat, trusted for ctimes below *until*, proves it."""
+        """True if the parent's stat, trusted for ctimes below *until*, proves it.
+
+        What is mounted over a single name was not synced, and may be where no write is stamped.
+        """
         entry, before = self.scanned.entry, self.before
         return (
-            before is not None
+            before is not None and not self.scanned.is_mounted
             and before.type is FileType.FILE and before.size == self.scanned.stat.size
             and (before.mtime, before.ctime) == (entry.mtime, entry.ctime)
             and before.handle == entry.handle and entry.ctime < until - SETTLED
@@ -171,7 +174,7 @@ class FileSender:
         return left
 
     def _proof(self, scanned: Scanned) -> Proof | None:
-        if self._proofs is None or scanned.stat.dev in self.unstamped:
+        if self._proofs is None or scanned.is_mounted or scanned.stat.dev in self.unstamped:
             return None
         return self._proofs.of(scanned.stat, scanned.entry.handle)
 

@@ -200,10 +200,12 @@ class TreeSender:
         return [each for each in scanned if self._included(directory, each)]
 
     def _included(self, directory: _Directory, each: Scanned) -> bool:
+        """Of another file system a directory's place stays, empty; a file has none."""
         is_directory = each.stat.type is FileType.DIRECTORY
         path = directory.path_of(each.entry.name)
         return (
             each.stat.identity not in self._options.never_enter
+            and not (self._options.one_file_system and each.is_mounted and not is_directory)
             and not self._options.exclude.excludes(path, is_directory)
         )
 

@@ -10,11 +10,15 @@ __all__ = ["OpenDirectories", "Place", "Scanned", "SkippedEntry", "Stat"]
 
 
 class Scanned(NamedTuple):
-    """One name of a directory: all of its entry but the content, and where a page may end."""
+    """One name of a directory: all of its entry but the content, and where a page may end.
+
+    *is_mounted*: it is of another file system than the directory.
+    """
 
     entry: Entry
     stat: Stat
     cut: int
+    is_mounted: bool
 
 
 class SkippedEntry(NamedTuple):

@@ -78,13 +78,15 @@ def scan(
 ) -> tuple[list[Scanned], list[SkippedEntry], int]:
     """What stands under *names* in *place*, what could not be had, and how many sockets there are.
 
-    The order of *names* is kept. Nothing that can be wrong with a name is an exception.
+    The order of *names* is kept. Nothing that can be wrong with a name is an exception. A file of a
+    pseudo file system that is mounted over a name is no content, as a socket is none.
     """
     scanned: list[Scanned] = []
     skipped: list[SkippedEntry] = []
     sockets = 0
     try:
         fd = directories.fd(place)
+        device = os.fstat(fd).st_dev
     except OSError as error:
         return [], [SkippedEntry(name, *_reason(error)) for name in names], 0
     for name in names:
@@ -93,11 +95,15 @@ def scan(
                 if stat is None:
                     sockets += 1
                     continue
+                elsewhere = stat.dev != device
+                if elsewhere and stat.type is FileType.FILE and is_pseudo(anchor):
+                    continue
                 entry, warning = _entry(anchor, name, stat)
+                mounted = elsewhere and _is_mounted(anchor, fd)
         except (_Skip, OSError) as error:
             skipped.append(SkippedEntry(name, *_reason(error)))
             continue
-        scanned.append(Scanned(entry, stat, cut_level(name)))
+        scanned.append(Scanned(entry, stat, cut_level(name), mounted))
         skipped += warning
     return scanned, skipped, sockets
 
@@ -117,6 +123,11 @@ def _anchor(fd: int, name: bytes) -> Iterator[tuple[int, Stat | None]]:
             raise _Skip("unsupported", "a type of file that cannot be backed up")
     finally:
         os.close(anchor)
+
+
+def _is_mounted(anchor: int, fd: int) -> bool:
+    """A device of its own is not enough: a file of an overlay has that of its layer."""
+    return os.fstatvfs(anchor).f_fsid != os.fstatvfs(fd).f_fsid
 
 
 def _entry(anchor: int, name: bytes, stat: Stat) -> tuple[Entry, list[SkippedEntry]]:
