@@ -105,3 +105,10 @@ async def test_a_tree_that_is_mounted_in_itself_is_walked_to_an_end(
     assert (made.files, made.warnings) == (6, [])
     await machine.restore(tmp_path / "back")
     assert differences(source, tmp_path / "back" / "source", frozenset(["links"])) == []
+
+
+@pytest.mark.parametrize("path", ["/proc", "/proc/version", "/sys/kernel", "/proc/self/status"])
+def test_a_path_of_which_nothing_could_be_kept_is_refused(tmp_path, path):
+    answer = Shell(tmp_path)("backup", "item", path, expect=64)
+    assert path.split("/")[1] in answer["error"]["message"]
+    assert not (tmp_path / "vault").exists()

@@ -87,9 +87,9 @@ def filesystem_type(place: bytes | int) -> str | int:
     return _PSEUDO.get(magic) or _WITH_CONTENT.get(magic) or magic
 
 
-def is_pseudo(fd: int) -> bool:
+def is_pseudo(place: bytes | int) -> bool:
     """True where files are made up by the kernel when they are read; never for tmpfs."""
-    return filesystem_type(fd) in _PSEUDO.values()
+    return filesystem_type(place) in _PSEUDO.values()
 
 
 def sync_filesystem(fd: int) -> None:

@@ -10,6 +10,7 @@ from blake3 import blake3
 
 from transfer.errors import NotFound, UsageError
 from transfer.files.directories import Place
+from transfer.files.system import is_pseudo
 from transfer.formats.entry import Entry, FileType, Root
 from transfer.formats.point import Mark
 from transfer.formats.stream import Descriptor
@@ -78,11 +79,21 @@ def _resolve(path: Path) -> Protected:
         hint = "name a directory, a file or a device"
         raise NotFound(f"{path}: {error.strerror}", hint) from error
     name = os.path.basename(os.path.abspath(os.fsencode(path))) or b"root"
+    if not modes.S_ISBLK(status.st_mode) and _is_made_up(real):
+        hint = "of proc, sysfs and their like nothing is backed up"
+        raise UsageError(f"{path} is of a file system that the kernel makes up", hint)
     if modes.S_ISDIR(status.st_mode):
         return Protected(name, Place(real), real, status)
     if not (modes.S_ISREG(status.st_mode) or modes.S_ISBLK(status.st_mode)):
         raise UsageError(f"{path} is neither a directory, a regular file nor a block device")
     return Protected(name, Place(os.path.dirname(real)), real, status)
+
+
+def _is_made_up(path: bytes) -> bool:
+    try:
+        return is_pseudo(path)
+    except OSError:
+        return False
 
 
 def rules_of(*rules: object) -> bytes:
