@@ -80,10 +80,11 @@ class FileRead(NamedTuple):
 
 def list_directory(lane: Lane[Tools], place: Place, after: bytes = b"") -> Listing:
     fd = lane.tools.directories.fd(place)
-    names, more = list_names(lane.tools.directories, place, after, LISTED)
     filesystem = os.fstatvfs(fd).f_fsid.to_bytes(8, "little")
-    stamped = stamps_mapped_writes(fd)
-    return Listing(names, more, is_pseudo(fd), filesystem, stamped, _is_cache(fd))
+    if is_pseudo(fd):
+        return Listing([], False, True, filesystem, False, False)
+    names, more = list_names(lane.tools.directories, place, after, LISTED)
+    return Listing(names, more, False, filesystem, stamps_mapped_writes(fd), _is_cache(fd))
 
 
 def _is_cache(fd: int) -> bool:
