@@ -202,6 +202,12 @@ async def test_below_another_file_system_stat_proves_nothing_unless_the_parent_w
     assert (await run(parent, {b"mounted": b"another!"}))[2] == 5_000
 
 
+async def test_a_pseudo_file_system_is_not_even_listed(sending):
+    async with sending() as line:
+        listing = await line.pool.call(tasks.list_directory, Place(b"/proc"))
+    assert (listing.pseudo, listing.names) == (True, [])
+
+
 async def test_what_is_mounted_over_a_single_name_is_always_read(sending, notes, top):
     """Its file system was not synced, and of some no time tells of a write."""
     (top / "file").touch()
