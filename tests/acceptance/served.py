@@ -23,18 +23,23 @@ class Server:
 
     def start(self) -> "Server":
         """Ready to take calls; where it was before, if it was anywhere."""
+        assert self.starts("transfer"), self.log.read_text()[-2000:]
+        return self
+
+    def starts(self, *program: object) -> bool:
+        """Whether this Python module, with its words, lives to take calls as `transfer` would."""
         command = [
-            sys.executable, "-m", "transfer", "vault", "serve", self.directory,
+            sys.executable, "-m", *program, "vault", "serve", self.directory,
             "--listen", f"127.0.0.1:{self.port}", "--log-requests",
         ]  # fmt: skip
         with self.log.open("a") as log:
             self.process = spawn(command, stderr=log)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert line.startswith("listening on https://127.0.0.1:"), self.log.read_text()[-2000:]
-        self.url = line.split()[-1]
-        self.port = int(self.url.rpartition(":")[2])
-        return self
+        if line.startswith("listening on https://127.0.0.1:"):
+            self.url = line.split()[-1]
+            self.port = int(self.url.rpartition(":")[2])
+        return bool(line)
 
     def end(self, number: int = signal.SIGKILL) -> int:
         """Send the signal; the exit code."""
