@@ -10,9 +10,10 @@ from transfer.files.metadata import to_stat
 from transfer.formats.reference import Kind, Reference, tag_of
 from transfer.formats.stream import MIN_BLOCK
 from transfer.pipeline.files import FileSender, Found
-from transfer.pipeline.resume import SETTLED, Proofs
+from transfer.pipeline.resume import Proofs
 from transfer.pipeline.streams import send_stream
 from transfer.sources.base import OpenDirectories
+from transfer.sources.quiet import SETTLED
 from transfer.sources.reading import SourceFile
 from transfer.sources.scan import scan
 

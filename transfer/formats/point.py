@@ -105,6 +105,8 @@ class Mark(msgspec.Struct, frozen=True):
     epoch: str
     token: bytes
     size: Count = 0
+    compared: Count = 0
+    """When the stream was last read as a whole, ns since 1970."""
 
 
 class PointDetails(msgspec.Struct, frozen=True):

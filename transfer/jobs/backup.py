@@ -10,6 +10,7 @@ The next run continues that session and reads on where its journal ends.
 import asyncio
 import os
 import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -23,6 +24,7 @@ from transfer.formats.point import Mark, Point, PointDetails
 from transfer.formats.reference import NULL_ID, Reference
 from transfer.formats.stream import MAX_BLOCK, MIN_BLOCK
 from transfer.jobs.agent import Agent
+from transfer.jobs.disks import DiskSent
 from transfer.jobs.heartbeat import kept_alive
 from transfer.jobs.journal import Interrupted, RunJournal
 from transfer.jobs.progress import Progress, Warning
@@ -56,6 +58,7 @@ class BackupResult:
     blocks_resent: int = 0
     files: int = 0
     sockets: int = 0
+    disks: list[DiskSent] = field(default_factory=list)
     warnings: list[Warning] = field(default_factory=list)
     warnings_total: int = 0
     seconds: float = 0.0
@@ -183,31 +186,42 @@ class _Run:
         """Send and commit; once more without trust in the parent if its closure has a gap."""
         resume = self.before is not None and not self.options.full
         while True:
-            begin, resumes = self._begin(session, parent), False
-            if not self.options.dry_run:
-                resumes = await to_the_end(asyncio.to_thread(journal.begin, begin, resume))
-            attempt = RootSender(
-                self.agent, self.options, self.progress, self.protected, self.cache, journal,
-                resumes,
-            )  # fmt: skip
-            root, marks, sent = await attempt.send(pool, session.number, parent, trust)
-            if self.options.dry_run:
-                return self._result(attempt, sent, None, parent), None
-            self.progress.phase_is("committing")
-            point = await self._sealed(pool, attempt, parent, root, marks)
-            await to_the_end(asyncio.to_thread(journal.post, point.point_id))
             try:
-                await self.agent.vault.commit(session.number, point_codec.encode(point))
-            except (Missing, Refused) as error:
-                await to_the_end(asyncio.to_thread(journal.end, False))
-                if not trust or not isinstance(error, Missing):
+                async with AsyncExitStack() as views:
+                    return await self._attempt(pool, journal, session, parent, trust, resume, views)
+            except Missing:
+                if not trust:
                     raise
                 trust, resume = False, True
-                continue
-            await to_the_end(asyncio.to_thread(journal.end, True))
-            if self.cache is not None:
-                await to_the_end(asyncio.to_thread(self.cache.commit))
-            return self._result(attempt, sent, point, parent), point
+
+    async def _attempt(
+        self, pool: Pool, journal: RunJournal, session: SessionInfo, parent: Parent | None,
+        trust: bool, resume: bool, views: AsyncExitStack,
+    ) -> tuple[BackupResult, Point | None]:  # fmt: skip
+        begin, resumes = self._begin(session, parent), False
+        if not self.options.dry_run:
+            resumes = await to_the_end(asyncio.to_thread(journal.begin, begin, resume))
+        attempt = RootSender(
+            self.agent, self.options, self.progress, self.protected, self.cache, journal,
+            resumes, views,
+        )  # fmt: skip
+        root, marks, sent = await attempt.send(pool, session.number, parent, trust)
+        if self.options.dry_run:
+            return self._result(attempt, sent, None, parent), None
+        self.progress.phase_is("committing")
+        point = await self._sealed(pool, attempt, parent, root, marks)
+        await to_the_end(asyncio.to_thread(journal.post, point.point_id))
+        try:
+            await self.agent.vault.commit(session.number, point_codec.encode(point))
+        except (Missing, Refused):
+            await to_the_end(asyncio.to_thread(journal.end, False))
+            raise
+        await to_the_end(asyncio.to_thread(journal.end, True))
+        for view in attempt.views:
+            await to_the_end(view.commit())
+        if self.cache is not None:
+            await to_the_end(asyncio.to_thread(self.cache.commit))
+        return self._result(attempt, sent, point, parent), point
 
     async def _sealed(
         self, pool: Pool, attempt: RootSender, parent: Parent | None, root: Reference | None,
@@ -241,5 +255,6 @@ class _Run:
             sent.blocks_new, sent.nodes_new, sent.blocks_resent, counts.files, counts.sockets,
         )  # fmt: skip
         return replace(
-            result, warnings=self.progress.warnings, warnings_total=self.progress.warnings_total
-        )
+            result, disks=attempt.told, warnings=self.progress.warnings,
+            warnings_total=self.progress.warnings_total,
+        )  # fmt: skip

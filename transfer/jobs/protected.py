@@ -14,6 +14,7 @@ from transfer.files.system import is_pseudo
 from transfer.formats.entry import Entry, FileType, Root
 from transfer.formats.point import Mark
 from transfer.formats.stream import Descriptor
+from transfer.sources.changes import ViewedDisk
 
 MAX_PATHS = 256  # a point's record has to hold them
 MAX_MOUNTS = 256  # below others, everything is read each time
@@ -50,6 +51,11 @@ class Protected:
     @property
     def is_device(self) -> bool:
         return modes.S_ISBLK(self.status.st_mode)
+
+    def disk_entry(self, disk: ViewedDisk, content: Descriptor) -> Entry:
+        entry = self.bare_entry(FileType.DISK, content)
+        sparse = not self.is_device and self.status.st_blocks * 512 < disk.size
+        return entry._replace(name=disk.name, sparse=sparse)
 
     def bare_entry(self, kind: FileType, content: Root | Descriptor) -> Entry:
         status = self.status

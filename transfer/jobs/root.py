@@ -6,19 +6,20 @@ What the marks of the parent point prove unchanged is not read, and what its tre
 import asyncio
 import os
 import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from transfer.errors import UsageError, ViewBroken
+from transfer.errors import ViewBroken
 from transfer.files.directories import Place
-from transfer.files.metadata import to_stat
 from transfer.files.system import boot_id
 from transfer.formats.entry import Entry, FileType, Root
 from transfer.formats.point import Consistency, Counts, Mark, Point, PointDetails
 from transfer.formats.reference import Reference
-from transfer.formats.stream import DEFAULT_BLOCK, Descriptor
+from transfer.formats.stream import DEFAULT_BLOCK
 from transfer.jobs.agent import Agent
+from transfer.jobs.disks import Audits, DiskSender, DiskSent
 from transfer.jobs.progress import Progress
 from transfer.jobs.protected import (
     Protected,
@@ -35,12 +36,12 @@ from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.node_cache import NodeCache
 from transfer.pipeline.resume import Proofs, Reads
 from transfer.pipeline.send import Sender, Sent
-from transfer.pipeline.streams import send_stream
 from transfer.pipeline.tree import TreeOptions, TreeSender
 from transfer.pipeline.workers import Pool
 from transfer.policy.globs import Globs
-from transfer.sources.image import settled_image
-from transfer.sources.reading import SourceChanged, SourceFile
+from transfer.sources.changes import Since, View
+from transfer.sources.choose import source_of
+from transfer.sources.reading import SourceChanged
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class BackupOptions:
     full: bool = False
     dry_run: bool = False
     workers: int | None = None
+    audits: Audits = field(default_factory=Audits)
 
 
 class Parent(NamedTuple):
@@ -65,12 +67,14 @@ class Parent(NamedTuple):
 
 
 class RootSender:
-    """Sends everything below one root, in the order of the PATHs' names."""
+    """Sends everything below one root. *views* holds what it opens, and outlives it."""
 
     def __init__(
         self, agent: Agent, options: BackupOptions, progress: Progress,
         protected: list[Protected], cache: NodeCache | None, reads: Reads, resumes: bool,
+        views: AsyncExitStack,
     ) -> None:  # fmt: skip
+        self._views, self.views, self.told = views, list[View](), list[DiskSent]()
         self.reads, self.resumes = reads, resumes
         self.agent, self.options, self.progress = agent, options, progress
         self.protected, self.cache = protected, cache
@@ -95,17 +99,29 @@ class RootSender:
                 cache=self.cache, reads=self.reads, resumes=self.resumes,
             )  # fmt: skip
             before = await _entries(nodes, root)
-            builder = DirectoryBuilder(sender, set() if root is None else {root.id})
+            disks = DiskSender(
+                sender, nodes, self.progress, self._proofs(time.time_ns()),
+                Since(self._protects(), old_marks, self.resumes, not self.options.dry_run),
+                self.options.audits, self.options.full, self.told,
+            )  # fmt: skip
+            entries: list[Entry] = []
             for each in self.protected:
                 self.progress.phase_is("finding changes")
-                old = before.get(each.name)
                 if each.is_directory:
+                    old = before.get(each.name)
                     entry, mark = await self._tree(sender, nodes, each, old, old_marks)
                     marks.append(mark)
+                    entries.append(entry)
                 else:
-                    entry = await self._image(sender, nodes, each, old)
+                    entries += await self._disks(disks, each, before)
+            builder = DirectoryBuilder(sender, set() if root is None else {root.id})
+            for entry in sorted(entries, key=lambda entry: entry.name):
                 await builder.add(entry, 0, root.id if root else None)
-            return await builder.finish(), marks, sender.sent
+            return await builder.finish(), marks + disks.marks, sender.sent
+
+    def _protects(self) -> bytes:
+        agent = self.agent
+        return agent.vault_id + agent.domain + agent.item_id(self.options.item)
 
     async def _tree(
         self, sender: Sender, nodes: NodeReader, each: Protected, old: Entry | None,
@@ -149,45 +165,32 @@ class RootSender:
             raise ViewBroken(f"{os.fsdecode(each.path)} was replaced meanwhile", "run again")
         return scanned[0].entry._replace(name=each.name, content=root)
 
-    async def _image(
-        self, sender: Sender, nodes: NodeReader, each: Protected, old: Entry | None
-    ) -> Entry:
-        parent, moment = self._image_parent(each, old), time.time_ns()
+    async def _disks(
+        self, disks: DiskSender, each: Protected, before: dict[bytes, Entry]
+    ) -> list[Entry]:
+        source = source_of(each.path, each.name)
         try:
-            settled = await asyncio.to_thread(settled_image, each.path)
-            each, size = replace(each, status=settled.status), settled.size
-            file = SourceFile(each.place, os.path.basename(each.path), to_stat(settled.status))
-            known = self._proofs(moment).of(file.stat, settled.handle)
-            proof = known if settled.is_stamped else None
-            self.progress.bytes_total += size
-            content = await send_stream(
-                sender, nodes, file, size, self.options.block_size, parent, False,
-                self.progress.read, proof,
-            )  # fmt: skip
-            torn = not each.is_device and not to_stat(os.stat(each.path)).same_content(file.stat)
+            view = await self._views.enter_async_context(source.open(disks.since))
+            self.views.append(view)
+            each = replace(each, status=await asyncio.to_thread(os.stat, each.path))
+            streams = [
+                (disk, await disks.send(source.name, disk, before.get(disk.name)))
+                for disk in view.disks
+            ]
+            is_moment = await view.check()
         except (SourceChanged, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise ViewBroken(f"{os.fsdecode(each.path)}: {reason}", "run again") from error
-        if torn:
+        if not is_moment:
             self.progress.warn(each.path, "changed", "the image changed while it was read")
-        self.progress.files_done += 1
-        self._count(size, 1, 1, 0, torn)
-        sparse = not each.is_device and each.status.st_blocks * 512 < size
-        return each.bare_entry(FileType.DISK, content)._replace(sparse=sparse)
+        self.progress.files_done += len(streams)
+        for disk, _ in streams:
+            self._count(disk.size, 1, 1, 0, not is_moment)
+        return [each.disk_entry(disk, stream) for disk, stream in streams]
 
     def _proofs(self, moment: int) -> Proofs:
         generation = self.agent.opened.generation
         return Proofs(self.boot, moment, generation, self.options.block_size)
-
-    def _image_parent(self, each: Protected, old: Entry | None) -> Descriptor | None:
-        parent = old.content if old and isinstance(old.content, Descriptor) else None
-        other = parent is not None and parent.block_size != self.options.block_size
-        if other and parent is not None and not self.options.full:
-            raise UsageError(
-                f"{os.fsdecode(each.path)} has blocks of {parent.block_size} bytes so far",
-                "another --block-size needs --full",
-            )
-        return parent
 
     def _count(self, size: int, files: int, entries: int, sockets: int, torn: bool) -> None:
         old = self.counts

@@ -13,11 +13,12 @@ from transfer.formats.entry import Content, Entry, FileType, Inline
 from transfer.formats.stream import Descriptor, block_count
 from transfer.pipeline import tasks
 from transfer.pipeline.fetch import NodeReader
-from transfer.pipeline.resume import SETTLED, Proof, Proofs
+from transfer.pipeline.resume import Proof, Proofs
 from transfer.pipeline.send import Sender
 from transfer.pipeline.streams import assemble, send_stream
 from transfer.pipeline.workers import Leased
 from transfer.sources.base import Scanned
+from transfer.sources.quiet import SETTLED
 from transfer.sources.reading import SourceChanged, SourceFile
 
 MAX_BATCH = 256  # files read in one task

@@ -1,14 +1,10 @@
 """Resume: what an interrupted run has read is not read again, where it is proven to be the same.
 
-A run notes each extent that it read, under a key that hashes all that proves the content: the boot,
-device, inode, handle, size, mtime and ctime of the file, block size and place. A later run that
-finds an extent under the same key has the IDs of its blocks without reading it. It still asks the
-vault for every one of them, so a note that is stale, foreign or made up costs a question.
-
-A ctime proves nothing unless the file was quiet before: it is taken after a sync, for pages that
-are mapped and dirty have no ctime yet, and is 2 s older than that, for clocks of file systems are
-coarse. It proves nothing where mapped writes leave no trace at all, as on tmpfs, and nothing across
-a crash of the machine, which may lose a ctime and keep the data that was written with it.
+A run notes each extent that it read, under a key that hashes all that proves the content: the
+identity of a view that is held, or that of a quiet file (sources/quiet.py), block size and place. A
+later run that finds an extent under the same key has the IDs of its blocks without reading it. It
+still asks the vault for every one of them, so a note that is stale, foreign or made up costs a
+question.
 """
 
 from collections.abc import Sequence
@@ -18,8 +14,7 @@ from blake3 import blake3
 
 from transfer.files.metadata import Stat
 from transfer.formats.journal import KEY_SIZE, Ids
-
-SETTLED = 2 * 10**9  # ns
+from transfer.sources.quiet import stat_identity
 
 
 class Proof(NamedTuple):
@@ -32,10 +27,7 @@ class Proof(NamedTuple):
 
 
 class Proofs(NamedTuple):
-    """What proves something in this run: it synced at *moment*, ns of the file system's clock.
-
-    *boot* is empty where boots cannot be told apart: then nothing is proven.
-    """
+    """What proves something in this run: it synced at *moment*; see `stat_identity`."""
 
     boot: str
     moment: int
@@ -44,12 +36,13 @@ class Proofs(NamedTuple):
 
     def of(self, stat: Stat, handle: bytes) -> Proof | None:
         """None for a file that was written too lately, or after the sync."""
-        if not self.boot or stat.ctime >= self.moment - SETTLED:
+        return self.of_identity(stat_identity(self.boot, self.moment, stat, handle))
+
+    def of_identity(self, identity: bytes) -> Proof | None:
+        """None if it is empty."""
+        if not identity:
             return None
-        said = (
-            self.boot, self.generation, self.block_size, stat.dev, stat.ino, stat.size, stat.mtime,
-            stat.ctime, handle.hex(),
-        )  # fmt: skip
+        said = self.generation, self.block_size, identity
         return Proof(blake3(repr(said).encode()).digest())
 
 
