@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "transfer"
 # From the bottom up; packages side by side do not know each other.
 LAYERS = [
-    "errors",
+    "errors waiting",
     "formats crypto",
     "policy",
     "files",

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, get_args
 from transfer.errors import UsageError
 from transfer.jobs.progress import Progress as Numbers
 from transfer.policy.rates import PAUSED, parse_rate
-from transfer.vault.waiting import to_the_end
+from transfer.waiting import to_the_end
 
 if TYPE_CHECKING:
     from transfer.jobs.agent import Agent

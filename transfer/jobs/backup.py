@@ -35,7 +35,7 @@ from transfer.pipeline.send import Sent
 from transfer.pipeline.workers import Pool
 from transfer.policy.globs import Globs
 from transfer.vault.base import Missing, SessionInfo
-from transfer.vault.waiting import to_the_end
+from transfer.waiting import to_the_end
 
 __all__ = ["BackupOptions", "BackupResult", "backup", "check"]
 

@@ -21,7 +21,7 @@ from transfer.jobs.state import StateDirectory
 from transfer.net import tls
 from transfer.net.client import RemoteVault
 from transfer.net.transport import PATIENCE, Transport
-from transfer.vault.waiting import to_the_end
+from transfer.waiting import to_the_end
 
 FILE = "registration.json"
 Clock = Callable[[], int]

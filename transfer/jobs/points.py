@@ -12,7 +12,7 @@ from transfer.jobs.agent import Agent, ListedPoint
 from transfer.pipeline import tasks
 from transfer.pipeline.batching import task_group
 from transfer.pipeline.fetch import NodeReader
-from transfer.vault.waiting import to_the_end
+from transfer.waiting import to_the_end
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

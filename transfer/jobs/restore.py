@@ -40,7 +40,7 @@ from transfer.pipeline.write_tasks import FrameAt, Piece
 from transfer.policy.globs import Globs
 from transfer.sources.handles import file_handle, inode_handle
 from transfer.targets import image
-from transfer.vault.waiting import to_the_end
+from transfer.waiting import to_the_end
 
 
 @dataclass(frozen=True)

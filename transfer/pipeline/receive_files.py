@@ -31,7 +31,7 @@ from transfer.pipeline.receive_streams import (
 from transfer.pipeline.tasks import BATCH
 from transfer.pipeline.workers import Leased, Pool
 from transfer.pipeline.write_tasks import FrameAt, Piece, Small, Written
-from transfer.vault.waiting import or_undone, to_the_end
+from transfer.waiting import or_undone, to_the_end
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import Any
 
 from transfer.errors import WorkerLost
 from transfer.pipeline.worker_process import Workplace
-from transfer.vault.waiting import to_the_end
+from transfer.waiting import to_the_end
 
 
 class ThreadWorker:

@@ -31,7 +31,7 @@ from transfer.vault.rebuild import RebuildReport
 from transfer.vault.recovery import recover
 from transfer.vault.scrub import Budget
 from transfer.vault.stored import StoredVault
-from transfer.vault.waiting import or_undone, to_the_end
+from transfer.waiting import or_undone, to_the_end
 
 __all__ = [
     "Finding",

@@ -28,7 +28,7 @@ from transfer.vault.ledger import Ledger
 from transfer.vault.objects import DirectoryObjects
 from transfer.vault.schema import METADATA_FROM
 from transfer.vault.steps import Steps
-from transfer.vault.waiting import or_undone, to_the_end
+from transfer.waiting import or_undone, to_the_end
 
 P = ParamSpec("P")
 T = TypeVar("T")
