@@ -604,8 +604,17 @@ async def test_a_client_that_is_closed_ends_its_runs_first_and_begins_no_more(ma
     with nothing_left_behind():
         async with machine.connect() as client:
             image = machine.make_image(12 * 2**20)
-            other = asyncio.create_task(done(client.backup("home", [image], workers=0)))
-            await asyncio.sleep(0.01)
+            moving = asyncio.Event()
+
+            async def backup():
+                async with client.backup("home", [image], workers=0) as run:
+                    async for now in run.progress(0):
+                        if now.phase == "transferring":
+                            moving.set()
+                    return await run.result()
+
+            other = asyncio.create_task(backup())
+            await moving.wait()
         with pytest.raises(asyncio.CancelledError):
             await other
         with pytest.raises(RuntimeError, match="left"):

@@ -190,7 +190,7 @@ class Client:
         from transfer.jobs import backup as job
 
         options = job.BackupOptions(
-            item, [Path(os.fsdecode(path)) for path in _paths(paths)],
+            item, [os.fsdecode(path) for path in _paths(paths)],
             _names(exclude), exclude_caches, one_file_system, block_size,
             _one_of("compression", compression, Compression), full, dry_run,
             _number("workers", workers, 0),

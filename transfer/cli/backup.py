@@ -22,7 +22,7 @@ from transfer.errors import UsageError
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("item", metavar="ITEM", help="its name: 1 to 64 of A-Z a-z 0-9 . _ -")
-    add("paths", metavar="PATH", nargs="+", type=Path,
+    add("paths", metavar="PATH", nargs="+",
         help="directories, or one file or device; symlinks among them are followed")  # fmt: skip
     add("--exclude", action="append", default=[], metavar="GLOB",
         help="as in .gitignore, without negation; may be repeated")  # fmt: skip

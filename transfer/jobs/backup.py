@@ -28,7 +28,7 @@ from transfer.jobs.disks import DiskSent
 from transfer.jobs.heartbeat import kept_alive
 from transfer.jobs.journal import Interrupted, RunJournal
 from transfer.jobs.progress import Progress, Warning
-from transfer.jobs.protected import Protected, resolve
+from transfer.jobs.protected import Protected, ProtectedSource, resolve
 from transfer.jobs.root import BackupOptions, Parent, RootSender
 from transfer.pipeline import tasks
 from transfer.pipeline.send import Sent
@@ -92,7 +92,7 @@ def check(options: BackupOptions) -> None:
 class _Run:
     def __init__(
         self, agent: Agent, options: BackupOptions, progress: Progress, item: bytes,
-        protected: list[Protected],
+        protected: list[Protected | ProtectedSource],
     ) -> None:  # fmt: skip
         self.agent, self.options, self.progress, self.item = agent, options, progress, item
         self.protected, self.cache = protected, agent.node_cache(item)

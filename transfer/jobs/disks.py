@@ -77,7 +77,7 @@ class DiskSender:
         if stream is None:
             stream = await send_stream(
                 self.sender, self.nodes, disk.content, disk.size, self.proofs.block_size, parent,
-                False, self.progress.read, proof,
+                False, self.progress.read, proof, disk.data,
             )  # fmt: skip
         if disk.mark is not None:
             self.marks.append(msgspec.structs.replace(disk.mark, compared=compared))
@@ -96,7 +96,7 @@ class DiskSender:
             raise HistoryLost("it is time to compare it all")
         return await send_changed(
             self.sender, self.nodes, disk.content, disk.size, parent, disk.changed(), False,
-            self._sample(disk.size), self.progress.read, proof,
+            self._sample(disk.size), self.progress.read, proof, disk.data,
         )  # fmt: skip
 
     def _sample(self, size: int) -> list[int]:

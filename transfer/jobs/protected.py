@@ -2,6 +2,8 @@
 
 import os
 import stat as modes
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from transfer.files.system import is_pseudo
 from transfer.formats.entry import Entry, FileType, Root
 from transfer.formats.point import Mark
 from transfer.formats.stream import Descriptor
-from transfer.sources.changes import ViewedDisk
+from transfer.sources.changes import ChangeSource, ViewedDisk
+from transfer.sources.choose import named_source, source_of
 
 MAX_PATHS = 256  # a point's record has to hold them
 MAX_MOUNTS = 256  # below others, everything is read each time
@@ -52,6 +55,10 @@ class Protected:
     def is_device(self) -> bool:
         return modes.S_ISBLK(self.status.st_mode)
 
+    @property
+    def source(self) -> ChangeSource:
+        return source_of(self.path, self.name)
+
     def disk_entry(self, disk: ViewedDisk, content: Descriptor) -> Entry:
         entry = self.bare_entry(FileType.DISK, content)
         sparse = not self.is_device and self.status.st_blocks * 512 < disk.size
@@ -65,19 +72,45 @@ class Protected:
         )  # fmt: skip
 
 
-def resolve(paths: list[Path]) -> list[Protected]:
+@dataclass(frozen=True)
+class ProtectedSource:
+    """One PATH that names a source of disks by itself."""
+
+    path: bytes
+    source: ChangeSource
+
+    @property
+    def name(self) -> bytes:
+        """What its disks are called is known once it is open."""
+        return self.path
+
+    def disk_entry(self, disk: ViewedDisk, content: Descriptor) -> Entry:
+        moment = time.time_ns()
+        return Entry(
+            disk.name, FileType.DISK, 0o600, os.geteuid(), os.getegid(), moment, moment, content,
+            sparse=True,
+        )  # fmt: skip
+
+
+def resolve(paths: Sequence[Path | str]) -> list[Protected | ProtectedSource]:
     """The PATHs in order of their names; raises NotFound or UsageError for what is none."""
     protected = sorted(map(_resolve, paths), key=lambda each: each.name)
-    names = [each.name for each in protected]
-    if twice := {name for name in names if names.count(name) > 1}:
-        shown = os.fsdecode(min(twice))
-        raise UsageError(f"two PATHs end in {shown!r}", "they would be one when restored")
+    check_names([each.name for each in protected])
     if len(protected) > MAX_PATHS:
         raise UsageError(f"{len(protected)} PATHs", f"an item has at most {MAX_PATHS}")
     return protected
 
 
-def _resolve(path: Path) -> Protected:
+def check_names(names: Sequence[bytes]) -> None:
+    """Raises UsageError if two of an item's directories and disks would be one."""
+    if twice := {name for name in names if names.count(name) > 1}:
+        shown = os.fsdecode(min(twice))
+        raise UsageError(f"two PATHs end in {shown!r}", "they would be one when restored")
+
+
+def _resolve(path: Path | str) -> Protected | ProtectedSource:
+    if (source := named_source(os.fspath(path))) is not None:
+        return ProtectedSource(os.fsencode(path), source)
     try:
         real = os.path.realpath(os.fsencode(path), strict=True)
         status = os.stat(real)

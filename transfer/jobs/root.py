@@ -6,6 +6,7 @@ What the marks of the parent point prove unchanged is not read, and what its tre
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,9 @@ from transfer.jobs.disks import Audits, DiskSender, DiskSent
 from transfer.jobs.progress import Progress
 from transfer.jobs.protected import (
     Protected,
+    ProtectedSource,
     TreeMark,
+    check_names,
     encode_mark,
     rules_of,
     trusted,
@@ -40,14 +43,13 @@ from transfer.pipeline.tree import TreeOptions, TreeSender
 from transfer.pipeline.workers import Pool
 from transfer.policy.globs import Globs
 from transfer.sources.changes import Since, View
-from transfer.sources.choose import source_of
 from transfer.sources.reading import SourceChanged
 
 
 @dataclass(frozen=True)
 class BackupOptions:
     item: str
-    paths: list[Path]
+    paths: Sequence[Path | str]
     exclude: list[bytes] = field(default_factory=list)
     exclude_caches: bool = False
     one_file_system: bool = False
@@ -71,8 +73,8 @@ class RootSender:
 
     def __init__(
         self, agent: Agent, options: BackupOptions, progress: Progress,
-        protected: list[Protected], cache: NodeCache | None, reads: Reads, resumes: bool,
-        views: AsyncExitStack,
+        protected: list[Protected | ProtectedSource], cache: NodeCache | None, reads: Reads,
+        resumes: bool, views: AsyncExitStack,
     ) -> None:  # fmt: skip
         self._views, self.views, self.told = views, list[View](), list[DiskSent]()
         self.reads, self.resumes = reads, resumes
@@ -107,7 +109,7 @@ class RootSender:
             entries: list[Entry] = []
             for each in self.protected:
                 self.progress.phase_is("finding changes")
-                if each.is_directory:
+                if isinstance(each, Protected) and each.is_directory:
                     old = before.get(each.name)
                     entry, mark = await self._tree(sender, nodes, each, old, old_marks)
                     marks.append(mark)
@@ -115,6 +117,7 @@ class RootSender:
                 else:
                     entries += await self._disks(disks, each, before)
             builder = DirectoryBuilder(sender, set() if root is None else {root.id})
+            check_names([entry.name for entry in entries])
             for entry in sorted(entries, key=lambda entry: entry.name):
                 await builder.add(entry, 0, root.id if root else None)
             return await builder.finish(), marks + disks.marks, sender.sent
@@ -166,13 +169,14 @@ class RootSender:
         return scanned[0].entry._replace(name=each.name, content=root)
 
     async def _disks(
-        self, disks: DiskSender, each: Protected, before: dict[bytes, Entry]
+        self, disks: DiskSender, each: Protected | ProtectedSource, before: dict[bytes, Entry]
     ) -> list[Entry]:
-        source = source_of(each.path, each.name)
+        source = each.source
         try:
             view = await self._views.enter_async_context(source.open(disks.since))
             self.views.append(view)
-            each = replace(each, status=await asyncio.to_thread(os.stat, each.path))
+            if isinstance(each, Protected):
+                each = replace(each, status=await asyncio.to_thread(os.stat, each.path))
             streams = [
                 (disk, await disks.send(source.name, disk, before.get(disk.name)))
                 for disk in view.disks

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from transfer.errors import NoSpace
+from transfer.errors import NoSpace, UsageError
 from transfer.files.directories import Place
 from transfer.files.metadata import to_stat
 from transfer.jobs import backup as backup_job
@@ -64,7 +64,10 @@ async def try_(options: TryOptions, watch: Watch) -> TryResult:
     Raises NotFound or UsageError for a PATH that is none, NoSpace for an image that is too large.
     """
     started = time.monotonic()
-    result = await _Try(options, watch, resolve([options.path])[0]).go()
+    (protected,) = resolve([options.path])
+    if not isinstance(protected, Protected):
+        raise UsageError(f"{options.path} names a disk", "try a directory, a file or a device")
+    result = await _Try(options, watch, protected).go()
     result.seconds = round(time.monotonic() - started, 3)
     return result
 

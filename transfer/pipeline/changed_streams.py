@@ -23,7 +23,7 @@ from transfer.pipeline.resume import Proof
 from transfer.pipeline.send import Sender
 from transfer.pipeline.stream_nodes import ParentStream, StreamBuilder
 from transfer.pipeline.streams import Leaves
-from transfer.sources.reading import SourceFile
+from transfer.sources.changes import Content, Data
 
 Extent = tuple[int, int]
 AHEAD = 32  # parts under way: of most leaves one block is read, and then its node is stored
@@ -94,16 +94,17 @@ async def _with_tail(
 
 
 async def send_changed(
-    sender: Sender, nodes: NodeReader, file: SourceFile, length: int, parent: Descriptor,
+    sender: Sender, nodes: NodeReader, file: Content, length: int, parent: Descriptor,
     extents: AsyncIterator[Extent], strict: bool, sample: Sequence[int] = (),
     done: Callable[[int], None] = lambda size: None, proof: Proof | None = None,
+    data: Data | None = None,
 ) -> Descriptor:  # fmt: skip
     """As `send_stream`, of a stream of which only *extents* changed since *parent*.
 
     *sample* are numbers of blocks to look at if they are called clean. Raises TrackerLied, too.
     """
     before = ParentStream(nodes, parent)
-    leaves = Leaves(sender, file, length, parent.block_size, before, strict, proof)
+    leaves = Leaves(sender, file, length, parent.block_size, before, strict, proof, data)
     stream = _ChangedStream(sender, leaves, before, length, parent, extents, sample)
     ahead: deque[asyncio.Task[_Placed]] = deque()
     async with task_group() as group:

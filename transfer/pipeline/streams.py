@@ -20,27 +20,28 @@ from transfer.pipeline.resume import Proof
 from transfer.pipeline.send import Sender
 from transfer.pipeline.stream_nodes import ParentStream, Slots, StreamBuilder
 from transfer.pipeline.workers import Leased
-from transfer.sources.reading import SourceFile
+from transfer.sources.changes import Content, Data
 
 T = TypeVar("T")
 AHEAD = 4
 
 
 async def send_stream(
-    sender: Sender, nodes: NodeReader, file: SourceFile, length: int, block_size: int,
+    sender: Sender, nodes: NodeReader, file: Content, length: int, block_size: int,
     parent: Descriptor | None, strict: bool, done: Callable[[int], None] = lambda size: None,
-    proof: Proof | None = None,
+    proof: Proof | None = None, data: Data | None = None,
 ) -> Descriptor:  # fmt: skip
     """Send *length* bytes of *file*; *parent* is the stream that the parent point has of it.
 
     With *proof* what an interrupted run read of it is not read again. *done* is called with the
-    bytes of each leaf that is sent, holes included. Raises SourceChanged if the file is another
-    one, or (*strict*) was written; OSError.
+    bytes of each leaf that is sent, holes included. *data* gives the extents of a range that may
+    hold other bytes than zeros; else workers ask the file's system. Raises SourceChanged if the
+    file is another one, or (*strict*) was written; OSError.
     """
     if parent is not None and (parent.block_size != block_size or not sender.trust_parent):
         parent = None
     before = ParentStream(nodes, parent)
-    leaves = Leaves(sender, file, length, block_size, before, strict, proof)
+    leaves = Leaves(sender, file, length, block_size, before, strict, proof, data)
     builder = StreamBuilder(sender, length, block_size, before)
     span = FANOUT * block_size
     ahead: deque[asyncio.Task[bytes | None]] = deque()
@@ -73,9 +74,10 @@ class Leaves:
     """Reads and sends the blocks below one leaf after the other."""
 
     def __init__(
-        self, sender: Sender, file: SourceFile, length: int, block_size: int,
-        before: ParentStream, strict: bool, proof: Proof | None,
+        self, sender: Sender, file: Content, length: int, block_size: int,
+        before: ParentStream, strict: bool, proof: Proof | None, data: Data | None,
     ) -> None:  # fmt: skip
+        self._data = data
         self._sender, self._file, self._strict, self._proof = sender, file, strict, proof
         self._length, self._block_size, self._before = length, block_size, before
 
@@ -87,6 +89,8 @@ class Leaves:
 
     async def data(self, start: int, end: int) -> list[tuple[int, int]]:
         """Extents that may hold other bytes than zeros."""
+        if self._data is not None:
+            return await self._data(start, end)
         found: list[tuple[int, int]] = await self._sender.pool.call(
             tasks.extents, self._file, start, end, self._strict
         )

@@ -19,7 +19,7 @@ The laws, which `tests/suites/sources.py` holds every source to:
 A chain is one disk of one item in one domain of one vault, as backed up from this machine.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
@@ -31,6 +31,7 @@ from transfer.sources.reading import SourceFile
 CHAIN_SIZE = 16
 Extent = tuple[int, int]
 Content = SourceFile
+Data = Callable[[int, int], Awaitable[list[Extent]]]
 
 
 class HistoryLost(Exception):
@@ -80,6 +81,10 @@ class ViewedDisk(Protocol):
     @property
     def content(self) -> Content:
         """What workers read."""
+
+    @property
+    def data(self) -> Data | None:
+        """Gives the extents of a range that may hold other bytes than zeros; None: workers know."""
 
     @property
     def mark(self) -> Mark | None:

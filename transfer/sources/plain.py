@@ -15,7 +15,7 @@ from transfer.files.directories import Place
 from transfer.files.metadata import to_stat
 from transfer.files.system import boot_id
 from transfer.formats.point import Mark
-from transfer.sources.changes import Extent, HistoryLost, Since
+from transfer.sources.changes import Data, Extent, HistoryLost, Since
 from transfer.sources.image import Settled, describe_image, settled_image
 from transfer.sources.quiet import stat_identity
 from transfer.sources.reading import SourceFile
@@ -23,6 +23,7 @@ from transfer.sources.reading import SourceFile
 
 class PlainDisk:
     mark: Mark | None = None
+    data: Data | None = None
 
     def __init__(self, path: bytes, name: bytes, settled: Settled, moment: int, why: str) -> None:
         directory, base = os.path.split(path)
