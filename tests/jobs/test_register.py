@@ -1,6 +1,7 @@
 """A machine and its vault find each other again after every crash, lost answer and year."""
 
 import asyncio
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -24,6 +25,7 @@ from transfer.jobs.keyring import Secret
 from transfer.jobs.opening import open_agent
 from transfer.jobs.register import register
 from transfer.jobs.state import StateDirectory
+from transfer.vault.open import open_vault, rebuild_catalog
 
 PASSPHRASE = "a passphrase of enough characters"
 DAY = 24 * HOUR
@@ -240,6 +242,49 @@ async def restarted(setup):
     again = Far(path, vault, id, clock)
     setup.far.server = again.server
     await again.start(setup.far.port)
+
+
+@asynccontextmanager
+async def rebuilt(setup):
+    """Served again after its vault had lost the catalog."""
+    far = setup.far
+    await far.server.stop(grace=0.1)
+    await far.vault.close()
+    for one in far.path.glob("catalog.sqlite*"):
+        one.unlink()
+    await rebuild_catalog(far.path)
+    far.vault = await open_vault(far.path, clock=far.clock)
+    try:
+        await restarted(setup)
+        yield
+    finally:
+        await far.vault.close()
+
+
+async def test_who_was_turned_away_before_a_rebuild_is_turned_away_after_it(setup):
+    """Nobody's right is in the catalog: revoked stays revoked, and what was used stays used."""
+    await setup.register()
+    await setup.register(state="thief", name="thief")
+    for_here = setup.credential(CredentialKind.FOR, "here")
+    await setup.register(for_here, "here again")
+    to_read = setup.credential(CredentialKind.READ, "here")
+    await setup.register(to_read, "reader", "reader")
+    async with setup.open("here again"):
+        pass
+    setup.far.registry.revoke("thief")
+    older = setup.credential()
+    setup.credential()
+    async with rebuilt(setup):
+        for state, why in (("thief", "was revoked on"), ("state", "a newer one is in use")):
+            with pytest.raises(NotAuthorised, match=why):
+                async with setup.open(state):
+                    raise AssertionError
+        for made, why in ((for_here, "used"), (to_read, "used"), (older, "superseded")):
+            with pytest.raises(CredentialRefused, match=why):
+                await setup.register(made, made.id.hex(), "another")
+        for state in ("here again", "reader"):
+            async with setup.open(state):
+                pass
 
 
 async def test_five_years(setup, monkeypatch):
