@@ -101,7 +101,7 @@ class _Registering:
             machine = directory.rename(machine, name)
         begun, opened = await self._begun(pending)
         answer = await self._asked(begun, opened, machine.id, machine.name)
-        registration = self._checked(answer, begun)
+        registration = self._checked(answer, begun, opened)
         if answer.machine != machine.id or answer.name != machine.name:
             directory.become(answer.machine, answer.name)
         directory.write(FILE, registration)
@@ -163,8 +163,19 @@ class _Registering:
         ) as transport:
             return await RemoteVault(transport).register(asked)
 
-    def _checked(self, answer: messages.Registered, begun: Pending) -> Registration:
-        """The certificate is for our key, and says what the answer says."""
+    def _checked(
+        self, answer: messages.Registered, begun: Pending, opened: OpenKeyring | None
+    ) -> Registration:
+        """The certificate is for our key, and says what the answer says; so does a new keyring.
+
+        What is kept from here on is believed by every run: none may use another domain's keyring,
+        though the passphrase opens it as well.
+        """
+        if opened is not None and answer.domain != opened.domain:
+            raise IntegrityError(
+                "the vault puts this machine into another domain than its own",
+                "ask the vault's administrator",
+            )
         found = certificates.read(answer.certificate)
         identity = certificates.identity_of(found)
         if found.key != fingerprint(begun.key) or identity[:2] != (answer.machine, answer.domain):
