@@ -1,9 +1,12 @@
 """A vault that loses or swaps a keyring is noticed before anything is sealed with another one."""
 
+import shutil
+
 import pytest
 
 from tests.jobs.test_register import PASSPHRASE, Setup, secret
 from tests.net.far import Far
+from tests.vault.stored import flip
 from transfer.crypto import certificates, issuing, wrap
 from transfer.crypto.certificates import Identity, Role
 from transfer.errors import IntegrityError, NotRegistered
@@ -12,7 +15,7 @@ from transfer.jobs import keyring as keyrings
 from transfer.jobs.opening import open_agent
 from transfer.vault.identities import Identities
 from transfer.vault.objects import DirectoryObjects
-from transfer.vault.open import open_vault
+from transfer.vault.open import open_vault, rebuild_catalog
 from transfer.vault.registry import Registered
 
 
@@ -161,3 +164,17 @@ async def test_a_far_vault_must_not_put_a_new_machine_into_anothers_domain(far, 
     with pytest.raises(NotRegistered):
         async with setup.open():
             raise AssertionError
+
+
+async def test_a_keyring_that_was_damaged_before_a_rebuild_is_not_made_anew(near, tmp_path):
+    """Not by a machine that lost its state, either: nobody would hear what is needed."""
+    async with near() as agent:
+        domain = agent.domain
+    (record,) = (tmp_path / "vault" / "records" / "keyrings" / domain.hex()).iterdir()
+    flip(record, -3)
+    await rebuild_catalog(tmp_path / "vault")
+    shutil.rmtree(tmp_path / "state")
+    await refused(near(), f"the keyring of domain {domain.hex()[:8]}: keyring version 1: record")
+    flip(record, -3)
+    async with near() as agent:
+        assert agent.domain == domain

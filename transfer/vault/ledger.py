@@ -63,9 +63,11 @@ class Ledger:
         return None if session is None else session.domain
 
     def domains(self) -> list[bytes]:
+        """Also those whose keyrings cannot be read: nobody shall take them for none."""
         with self._catalog.begin() as connection:
             rows = checked(KeyringRow, connection.execute(sa.select(schema.keyrings)))
-            return sorted({row.domain for row in rows})
+            known = {row.domain for row in rows}
+        return sorted(known.union(records.domains(self._objects, "keyrings")))
 
     def _newest(self, connection: sa.Connection, domain: bytes) -> int:
         query = sa.select(schema.keyrings).where(schema.keyrings.c.domain == domain)
@@ -75,23 +77,31 @@ class Ledger:
     def keyring(self, domain: bytes, version: int | None = None) -> bytes | None:
         with self._catalog.begin() as connection:
             newest = self._newest(connection, domain)
+        newest = newest or max(records.versions(self._objects, domain), default=0)
         wanted = newest if version is None else version
-        if not 1 <= wanted <= newest:
-            return None
+        return self._stored(domain, wanted) if 1 <= wanted <= newest else None
+
+    def _stored(self, domain: bytes, version: int) -> bytes:
+        """Raises DamagedData if it cannot be read."""
         try:
-            return records.load_keyring(self._objects, domain, wanted)[0]
+            return records.load_keyring(self._objects, domain, version)[0]
         except FormatError as error:
             hint = (
                 "restore this record from a copy of the vault, or of this domain in another vault"
             )
-            raise DamagedData(f"keyring version {wanted}: {error}", hint) from error
+            raise DamagedData(f"keyring version {version}: {error}", hint) from error
 
     def add_keyring(self, domain: bytes, version: int, raw: bytes) -> None:
         with self._catalog.begin() as connection:
             newest = self._newest(connection, domain)
             keyring = checks.new_keyring(raw, domain, version, newest)
-            sealed = record.encode(RecordKind.KEYRING, raw)
-            self._objects.put_record(records.keyring_name(domain, version), sealed)
+            name = records.keyring_name(domain, version)
+            if not self._objects.has_record(name):
+                self._objects.put_record(name, record.encode(RecordKind.KEYRING, raw))
+            elif self._stored(domain, version) != raw:  # its row is damaged, or never was made
+                raise Refused(
+                    f"there is another keyring version {version}", "read the keyring again"
+                )
             adoption.enter_keyring(connection, keyring)
 
     def epochs(self, domain: bytes) -> checks.Epochs:
