@@ -21,6 +21,7 @@ from tests.vault.stored import flip, opened, packs_of, point_vault, sql
 from transfer.errors import (
     DamagedData,
     PointMissing,
+    Refused,
     SessionEnded,
     TransferError,
     VaultUnavailable,
@@ -132,6 +133,18 @@ async def test_damaged_rows_of_keyrings_come_again_from_the_records(path, table)
         assert await vault.keyring(DOMAIN) == made_keyring()
         session = await begun(vault)
         assert await vault.store(session, made_frame(9, epoch=EPOCH)[1]) == [STORED]
+
+
+async def test_no_keyring_takes_the_place_of_one_whose_row_is_damaged(path):
+    """What was sealed with its keys would open no more."""
+    async with opened(path, create=True) as vault:
+        await vault.add_keyring(DOMAIN, 1, made_keyring())
+        await vault.add_keyring(DOMAIN, 2, made_keyring(2, (EPOCH, b"epoch-02")))
+        sql(path, "UPDATE keyrings SET row_check = row_check + 1 WHERE version = 2")
+        with pytest.raises(Refused, match="another keyring version 2"):
+            await vault.add_keyring(DOMAIN, 2, made_keyring(2, (EPOCH, b"another!")))
+        await vault.add_keyring(DOMAIN, 2, made_keyring(2, (EPOCH, b"epoch-02")))
+        assert await vault.keyring(DOMAIN) == made_keyring(2, (EPOCH, b"epoch-02"))
 
 
 async def test_a_deleted_point_stays_deleted_without_its_tombstones_row(path):
