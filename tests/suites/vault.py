@@ -445,6 +445,25 @@ async def test_a_reported_copy_is_still_given_when_it_is_the_only_one(vault):
     assert await fetched(vault, session, [references[0]]) == [frames[0]]
 
 
+async def test_who_cannot_open_one_copy_is_given_the_next(vault):
+    """A copy that somebody called bad may be the only one that opens."""
+    references, frames = await with_point(vault)
+    session, asked = await begun(vault), references[:1]
+    second, third = (made_frame(1, payload=b"copy %d" % number * 3)[1] for number in (2, 3))
+    for raw in (second, third):
+        await vault.report_damaged(session, asked)
+        assert await vault.store(session, raw) == [STORED]
+    await vault.end_session(session)
+    reader = await begun(vault, None)
+    given = []
+    for _ in range(3):
+        given += await fetched(vault, reader, asked)
+        await vault.report_damaged(reader, asked)
+    assert given[0] == third  # the one that nobody had called bad
+    assert sorted(given) == sorted([frames[0], second, third])
+    assert await fetched(vault, reader, asked) == given[:1]  # and so on
+
+
 async def test_damage_clears_all_that_is_above_it_and_nothing_else(vault):
     session = await begun(vault)
     hurt, sound = made_frame(1), made_frame(2)

@@ -75,13 +75,16 @@ async def _groups(
 
 
 async def damaged(service: Service, request: web.Request, caller: Caller) -> web.StreamResponse:
-    """A reader's word marks nothing: what its vault can check, it checks at each fetch."""
+    """A reader's word marks nothing: what its vault can check, it checks at each fetch.
+
+    It gets other copies all the same.
+    """
     session = await service.session_of(request, caller)
     raw = await bodies.whole(request, messages.MAX_ASKED * REFERENCE_SIZE)
     reported = messages.decode_asked(raw)
-    if caller.may_write:
-        async with service.turn(caller):
-            await service.vault.report_damaged(session, reported)
+    vault = service.vault
+    async with service.turn(caller):
+        await (vault.report_damaged if caller.may_write else vault.pass_over)(session, reported)
     return empty()
 
 

@@ -54,6 +54,9 @@ class ServedVault(Vault, Protocol):
     ) -> list[bytes | None]:
         """The first of them, None if missing: as many as fit *limit* bytes, and at least one."""
 
+    async def pass_over(self, session: int, references: Sequence[Reference]) -> None:
+        """As `report_damaged`, for this session alone: nothing is marked."""
+
 
 @dataclass
 class Commit:

@@ -129,7 +129,11 @@ class Vault(Protocol):
         """In ascending order of arrival: the first *limit* of those numbered above *after*."""
 
     async def report_damaged(self, session: int, references: Sequence[Reference]) -> None:
-        """A client could not open these: their copies become suspect, nodes above incomplete."""
+        """A client could not open the copies of these that it was given.
+
+        They become suspect, the nodes above incomplete. This session is given any other copies
+        first from now on.
+        """
 
     async def wanted(self, session: int) -> list[Reference]:
         """Damaged or missing frames below the newest point of the session's item."""

@@ -5,6 +5,7 @@ Synchronous; the vault's one writer thread runs it.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -25,6 +26,9 @@ from transfer.vault.open_pack import OpenPack
 from transfer.vault.schema import METADATA_FROM, FrameRow, PackRow, State
 from transfer.vault.steps import Steps
 
+_Place = tuple[Reference, bytes, int]
+_MAX_PASSED = 20_000  # some 6 MiB; forgetting them costs a client another try
+
 
 class Request(NamedTuple):
     """Frames that one session brings."""
@@ -38,6 +42,8 @@ class FrameStore:
         self._catalog, self._objects = catalog, objects
         self._open: dict[tuple[bytes, PackClass], OpenPack] = {}
         self._doubting: set[int] = set()  # sessions that met damage
+        self._passed: dict[int, dict[_Place, int]] = {}  # copies that a session could not open
+        self._order = count(1)
 
     def have(
         self, domain: bytes, tag: int, generation: int, ids: Sequence[bytes]
@@ -176,7 +182,10 @@ class FrameStore:
             found = find_frames(connection, domain, references)
         if limit is not None:
             references = list(_fitting(references, found, limit))
-        raws = [self._best(found[reference], damaged) for reference in references]
+        raws = [
+            self._best(self._ranked(session, found[reference]), damaged)
+            for reference in references
+        ]
         # Who asks for a frame was led to it by a node, and that is complete no longer.
         missing = {one for one, raw in zip(references, raws, strict=True) if raw is None}
         if damaged or missing:
@@ -202,11 +211,36 @@ class FrameStore:
             damaged.append(row)
         return None
 
-    def report_damaged(self, session: int, domain: bytes, references: Sequence[Reference]) -> None:
-        self.doubt(session)
+    def _ranked(self, session: int, rows: list[FrameRow]) -> list[FrameRow]:
+        """Copies of a frame, best first; those that the session could not open come last."""
+        passed = self._passed.get(session, {})
+        return sorted(rows, key=lambda row: passed.get(row.place, 0))
+
+    def pass_over(
+        self, session: int, domain: bytes, references: Sequence[Reference]
+    ) -> list[FrameRow]:
+        """The copies that the session was given; after this it is given others, if there are."""
         with self._catalog.begin() as connection:
             found = find_frames(connection, domain, references)
-        self._mark(domain, [row for rows in found.values() for row in rows], State.SUSPECT)
+        ranked = (self._ranked(session, rows) for rows in found.values())
+        given = [row for rows in ranked if rows for row in self._alike(rows)]
+        if sum(map(len, self._passed.values())) + len(given) > _MAX_PASSED:
+            self._passed.clear()
+        latest = next(self._order)
+        self._passed.setdefault(session, {}).update((row.place, latest) for row in given)
+        return given
+
+    def _alike(self, rows: list[FrameRow]) -> list[FrameRow]:
+        """The first copy, and those that are the same: they open no better."""
+        first, *others = rows
+        if not others:
+            return rows
+        raw = read_copy(self._objects, first)
+        return [first] + [row for row in others if raw == read_copy(self._objects, row)]
+
+    def report_damaged(self, session: int, domain: bytes, references: Sequence[Reference]) -> None:
+        self.doubt(session)
+        self._mark(domain, self.pass_over(session, domain, references), State.SUSPECT)
 
     def close(self) -> None:
         self._finish(self._open.values())

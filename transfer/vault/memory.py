@@ -65,6 +65,7 @@ class _Session:
     opened: int
     last_seen: int
     open: bool = True
+    passed: list[_Copy] = field(default_factory=list)
 
 
 class MemoryVault:
@@ -150,11 +151,16 @@ class MemoryVault:
         return outcome
 
     async def fetch(self, session: int, references: Sequence[Reference], arrived: Arrived) -> None:
-        domain = self._content(session)
+        self._open(session)
         for reference in dict.fromkeys(Reference(*each) for each in references):
-            copies = sorted(domain.copies.get(reference, ()), key=lambda copy: not copy.good)
-            if copies:
-                arrived(reference, bytes(copies[0].arrived.raw))
+            if (copy := self._best(session, reference)) is not None:
+                arrived(reference, bytes(copy.arrived.raw))
+
+    def _best(self, session: int, reference: Reference) -> _Copy | None:
+        copies = self._content(session).copies.get(reference, ())
+        passed = {id(copy): at for at, copy in enumerate(self._sessions[session].passed, 1)}
+        rank = {id(copy): (passed.get(id(copy), 0), not copy.good) for copy in copies}
+        return min(copies, key=lambda copy: rank[id(copy)], default=None)
 
     async def commit(self, session: int, point: bytes) -> StoredPoint:
         owner = self._sessions.get(session)
@@ -193,9 +199,10 @@ class MemoryVault:
 
     async def report_damaged(self, session: int, references: Sequence[Reference]) -> None:
         domain = self._content(session)
-        for reference in references:
-            for copy in domain.copies.get(Reference(*reference), ()):
+        for reference in dict.fromkeys(Reference(*reference) for reference in references):
+            if (copy := self._best(session, reference)) is not None:
                 copy.good = False
+                self._sessions[session].passed.append(copy)
         nodes = [one for one in domain.complete if one.kind != Kind.DATA]
         domain.complete = {
             one for one in domain.complete if one.kind == Kind.DATA and domain.good(one)

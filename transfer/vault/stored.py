@@ -162,6 +162,11 @@ class StoredVault:
         asked = [Reference(*reference) for reference in references]
         await self._in_session(session, partial(self._frames.report_damaged, session), asked)
 
+    async def pass_over(self, session: int, references: Sequence[Reference]) -> None:
+        """As `report_damaged`, for this session alone: nothing is marked."""
+        asked = [Reference(*reference) for reference in references]
+        await self._in_session(session, partial(self._frames.pass_over, session), asked)
+
     async def wanted(self, session: int) -> list[Reference]:
         def work() -> Steps[list[Reference]]:
             found = yield from self._ledger.wanted(self._ledger.sessions.get(session))
