@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 
 from transfer.formats.entry import Content, Slice
+from transfer.formats.frame import HEADER_SIZE, MAX_EXPANSION
 from transfer.formats.reference import Reference
-from transfer.formats.stream import Descriptor
+from transfer.formats.stream import MAX_BLOCK, Descriptor
 from transfer.pipeline.batching import task_group
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.tasks import BATCH, DATA, block_extent
@@ -81,12 +82,11 @@ def _whole(units: Sequence[Sequence[Piece]], at: int, there: Mapping[Reference, 
 def _in_slot(
     slot: memoryview, pieces: Sequence[Piece], there: Mapping[Reference, bytes], received: Received
 ) -> list[FrameAt]:
-    """Their frames, put into the slot back to back; length 0: the vault has none."""
+    """Their frames, put into the slot back to back; length 0: none that can be it."""
     frames, at = [], 0
     for piece in pieces:
         raw = there.get(piece.reference)
-        # A batch of whole frames fits; one that does not is none of ours.
-        if raw is None or at + len(raw) > len(slot):
+        if raw is None or len(raw) > min(_most(piece), len(slot) - at):
             frames.append(FrameAt(0, piece))
             continue
         slot[at : at + len(raw)] = raw
@@ -95,6 +95,12 @@ def _in_slot(
     received.bytes_received += at
     received.blocks += sum(frame.length > 0 for frame in frames)
     return frames
+
+
+def _most(piece: Piece) -> int:
+    """Bytes that its frame can have: one that is larger must not take the room of others."""
+    size = piece.size if piece.start is None else MAX_BLOCK
+    return HEADER_SIZE + size + MAX_EXPANSION
 
 
 async def batches(
