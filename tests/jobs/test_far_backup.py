@@ -4,14 +4,21 @@ import os
 
 import pytest
 
+from tests.acceptance.agent import frames_of
+from tests.acceptance.compare import differences
 from tests.jobs.test_register import Setup
 from tests.net.far import far_vault
 from tests.suites.costs import watched
 from transfer.crypto import wrap
+from transfer.formats import frame
+from transfer.formats.credential import CredentialKind
 from transfer.jobs import backup as backup_job
+from transfer.jobs import far as far_job
 from transfer.jobs import restore as restore_job
 from transfer.jobs.limits import RunLimits, limited
 from transfer.jobs.progress import Progress
+from transfer.jobs.state import StateDirectory
+from transfer.vault.base import Outcome
 
 
 @pytest.fixture
@@ -121,3 +128,46 @@ async def test_a_limit_that_held_a_run_back_is_named(setup, tree):
         async with limited(agent, RunLimits(8 * 2**20)) as run:
             result = await backup_job.backup(run, options, Progress())
     assert result.limited_by == "up"
+
+
+async def poison(setup):
+    """What a thief of the state directory can do without the passphrase: call all that is stored
+    bad, and store garbage beside it.
+    """
+    directory = StateDirectory(setup.top / "state")
+    registration = far_job.registration_of(directory)
+    frames = [read(*places[0]) for places in frames_of(setup.far.path).values()]
+    async with far_job.far_vault(directory, registration, setup.reach) as (vault, view):
+        session = (await vault.open_session(view.domain, b"a thief's item !")).number
+        await vault.report_damaged(session, [frame.decode_header(raw).reference for raw in frames])
+        outcomes = await vault.store(session, b"".join(map(garbage, frames)))
+        await vault.end_session(session)
+    assert set(outcomes) == {Outcome.STORED}
+
+
+def read(path, placed):
+    return path.read_bytes()[placed.offset : placed.end]
+
+
+def garbage(raw):
+    (header, children, _), _ = frame.decode(raw)
+    header = header._replace(payload_length=16)
+    return frame.encode(header, children, b"sixteen bytes ..")
+
+
+@pytest.mark.parametrize("who", ["owner", "reader"])
+async def test_a_thief_without_the_passphrase_keeps_nothing_from_who_has_it(
+    setup, tree, tmp_path, who
+):
+    await backup(setup, tree)
+    await poison(setup)
+    state, item = "state", "item"
+    if who == "reader":  # whose word marks nothing
+        made = setup.credential(CredentialKind.READ, "here")
+        await setup.register(made, "reader", "reader")
+        state, item = "reader", "here/item"
+    async with setup.open(state) as agent:
+        options = restore_job.RestoreOptions(item, tmp_path / "back", workers=0)
+        result = await restore_job.restore(agent, options, Progress())
+    assert (result.damaged, result.warnings) == ([], [])
+    assert differences(tree, tmp_path / "back" / "tree") == []

@@ -1,7 +1,7 @@
 """Check a tree: fetch and open all that is below a root, or a sample of its blocks."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NamedTuple
 
 from transfer.formats.entry import Content, Entry, FileType, Root
@@ -9,7 +9,7 @@ from transfer.formats.reference import Reference
 from transfer.pipeline import write_tasks
 from transfer.pipeline.batching import task_group
 from transfer.pipeline.fetch import NodeReader
-from transfer.pipeline.receive_streams import AT_ONCE, Extents, Received, batches, fill
+from transfer.pipeline.receive_streams import AT_ONCE, Extents, Received, batches, used
 from transfer.pipeline.tasks import BATCH
 from transfer.pipeline.workers import Leased, Pool
 from transfer.pipeline.write_tasks import FrameAt, Piece
@@ -54,19 +54,14 @@ class TreeChecker:
 
     async def _check(self, batch: list[_Owned]) -> None:
         async def work(worker: Leased) -> list[Reference]:
-            pieces = [each.piece for each in batch]
-            bad: list[Reference] = []
+            async def check(_: Sequence[int], frames: list[FrameAt]) -> list[Reference]:
+                bad: list[Reference] = await worker.call(write_tasks.check_frames, frames)
+                return bad
 
-            async def use(_: range, frames: list[FrameAt]) -> None:
-                bad.extend(await worker.call(write_tasks.check_frames, frames))
-
-            await fill(self._nodes, worker, [[piece] for piece in pieces], self._received, use)
-            return bad
+            pieces = [[each.piece] for each in batch]
+            return await used(self._nodes, worker, pieces, self._received, check)
 
         bad = await self._pool.run(work)
-        if not bad:
-            return
-        await self._nodes.report(bad)
         for path, piece in batch:
             if piece.reference in bad:
                 what = f"{piece.size} bytes at {piece.offset}: {piece.reference}"

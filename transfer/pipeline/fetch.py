@@ -1,11 +1,18 @@
-"""Fetch: frames come from the vault and are opened in workers; nothing is believed unchecked."""
+"""Fetch: frames come from the vault and are opened in workers; nothing is believed unchecked.
+
+The vault may have several copies of a frame, and cannot tell which of them opens. It is told of one
+that does not, and gives the next.
+"""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from transfer.errors import FormatError, FrameMissing
 from transfer.formats.directory import decode_index, decode_page
 from transfer.formats.entry import Entry
+from transfer.formats.frame import HEADER_SIZE
 from transfer.formats.reference import Kind, Reference, tag_of
 from transfer.formats.stream import (
     FANOUT,
@@ -21,7 +28,25 @@ from transfer.pipeline.node_cache import NodeCache
 from transfer.pipeline.workers import Pool
 from transfer.vault.base import Arrived, Vault, fetched
 
-Opened = tuple[bytes, bytes] | str | None  # a node, what is wrong with it, or missing
+MAX_COPIES = 100  # of a frame that are tried: a vault could make up new ones for ever
+
+
+class Given(NamedTuple):
+    """A copy by its header, and how many had been reported before it was asked for."""
+
+    header: bytes
+    turn: int
+
+
+@dataclass(frozen=True)
+class Unopened:
+    """A node's frame, and what is wrong with it."""
+
+    header: bytes
+    why: str
+
+
+Opened = tuple[bytes, bytes] | Unopened | None  # (plaintext, child list); None: missing
 
 
 class NodeReader:
@@ -32,6 +57,8 @@ class NodeReader:
         cache: NodeCache | None = None,
     ) -> None:  # fmt: skip
         self._pool, self._vault, self._session, self._cache = pool, vault, session, cache
+        self._reported: dict[Reference, int] = {}  # how many copies of it
+        self._reporting = asyncio.Lock()
         # A page has at most 256 KiB: 32 of them stay below what one message to a worker may hold.
         self._load: Batcher[Reference, Opened] = Batcher(
             group, self._load_together, lambda _: 1, limit=32, count=32, parallel=2
@@ -39,13 +66,17 @@ class NodeReader:
 
     async def load(self, reference: Reference) -> tuple[bytes, bytes]:
         """(plaintext, child list); raises FrameMissing when there is no copy that opens."""
-        opened = await self._load.ask(reference)
-        if opened is None:
-            raise FrameMissing(f"{reference} is not in the vault")
-        if isinstance(opened, str):
-            await self._vault.report_damaged(self._session, [reference])
-            raise FrameMissing(f"{reference} is damaged: {opened}")
-        return opened
+        tries = Tries(self)
+        while True:
+            turn = self.turn(reference)
+            opened = await self._load.ask(reference)
+            if opened is None:
+                raise FrameMissing(f"{reference} is not in the vault")
+            if not isinstance(opened, Unopened):
+                return opened
+            given = {reference: Given(opened.header, turn)}
+            if not await tries.again(given, [reference]):
+                raise FrameMissing(f"{reference} is damaged: {opened.why}")
 
     async def _load_together(self, references: list[Reference]) -> list[Opened]:
         near = await self._from_cache(references)
@@ -67,7 +98,7 @@ class NodeReader:
         raws = await asyncio.to_thread(self._cache.get, references)
         found = {each: raw for each, raw in zip(references, raws, strict=True) if raw is not None}
         opened = await self._open(found)
-        for each in [each for each, it in opened.items() if isinstance(it, str)]:
+        for each in [each for each, it in opened.items() if isinstance(it, Unopened)]:
             self._cache.forget(each)
             del opened[each]
         return opened
@@ -76,14 +107,27 @@ class NodeReader:
         if not raws:
             return {}
         opened = await self._pool.call(tasks.open_nodes, [*raws.values()], [*raws])
-        return dict(zip(raws, opened, strict=True))
+        return {
+            each: Unopened(raws[each][:HEADER_SIZE], found) if isinstance(found, str) else found
+            for each, found in zip(raws, opened, strict=True)
+        }
 
     async def fetch(self, references: Sequence[Reference], arrived: Arrived) -> None:
         if references:
             await self._vault.fetch(self._session, references, arrived)
 
-    async def report(self, references: Sequence[Reference]) -> None:
-        await self._vault.report_damaged(self._session, references)
+    def turn(self, reference: Reference) -> int:
+        """How many copies have been reported: to be asked before the frame is asked for."""
+        return self._reported.get(reference, 0)
+
+    async def report(self, copies: Mapping[Reference, Given]) -> None:
+        """These do not open. A copy that others had as well, and reported, is reported once: the
+        vault would take it for the next one.
+        """
+        async with self._reporting:
+            new = {each: it.turn + 1 for each, it in copies.items() if self.turn(each) == it.turn}
+            await self._vault.report_damaged(self._session, list(new))
+            self._reported.update(new)
 
     async def entries(
         self,
@@ -156,3 +200,28 @@ class NodeReader:
                     continue
                 below = index * FANOUT
                 todo += [(level - 1, below + n, slots[n]) for n in reversed(range(len(slots)))]
+
+
+class Tries:
+    """Of some frames the copies that were given in vain."""
+
+    def __init__(self, nodes: NodeReader) -> None:
+        self._nodes, self._seen, self._left = nodes, set[bytes](), MAX_COPIES
+
+    async def again(
+        self, given: Mapping[Reference, Given], failed: Iterable[Reference]
+    ) -> set[Reference]:
+        """Report what *failed* to open, and say of which of that another copy may be there.
+
+        There is none of what is missing, or came for the second time.
+        """
+        new = {
+            each: given[each] for each in failed
+            if each in given and given[each].header not in self._seen
+        }  # fmt: skip
+        if not new or not self._left:
+            return set()
+        self._left -= 1
+        self._seen.update(copy.header for copy in new.values())
+        await self._nodes.report(new)
+        return set(new)

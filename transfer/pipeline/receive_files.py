@@ -26,7 +26,7 @@ from transfer.pipeline.receive_streams import (
     Received,
     StreamReceiver,
     batches,
-    fill,
+    used,
 )
 from transfer.pipeline.tasks import BATCH
 from transfer.pipeline.workers import Leased, Pool
@@ -201,26 +201,31 @@ class FileReceiver:
         async def work(worker: Leased) -> list[Written]:
             nonlocal tries
             tries += 1
-            done: list[Written] = []
-
-            async def use(which: range, frames: list[FrameAt]) -> None:
-                left = iter(frames)
-                files = [_small(each, left) for each in batch[which.start : which.stop]]
-                done.extend(await worker.call(write_tasks.write_small, place, files, tries > 1))
-
-            units = [each.pieces for each in batch]
-            await fill(self._nodes, worker, units, self._received, use)
-            return done
+            return await self._written_by(worker, place, batch, tries > 1)
 
         written = await self._pool.run(work)
-        bad = [reference for done in written for reference in done.damaged]
-        if bad:
-            await self._nodes.report(bad)
         for each, done in zip(batch, written, strict=True):
             self._settle(each.wanted, done)
             if not (done.error or done.damaged):
                 self._received.bytes_written += each.entry.size
         return written
+
+    async def _written_by(
+        self, worker: Leased, place: Place, batch: Sequence[_Planned], again: bool
+    ) -> list[Written]:
+        """Each from copies of its frames that open, if there are such."""
+        written: dict[int, Written] = {}
+
+        async def use(numbers: Sequence[int], frames: list[FrameAt]) -> list[Reference]:
+            left = iter(frames)
+            files = [_small(batch[n], left) for n in numbers]
+            done: list[Written] = await worker.call(write_tasks.write_small, place, files, again)
+            written.update(zip(numbers, done, strict=True))
+            return [reference for one in done for reference in one.damaged]
+
+        units = [each.pieces for each in batch]
+        await used(self._nodes, worker, units, self._received, use)
+        return [written[n] for n in range(len(batch))]
 
     async def _large(self, place: Place, wanted: Wanted) -> Written | None:
         entry, there = wanted.entry, wanted.there

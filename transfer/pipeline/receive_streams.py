@@ -3,19 +3,22 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from transfer.formats.entry import Content, Slice
 from transfer.formats.frame import HEADER_SIZE, MAX_EXPANSION
 from transfer.formats.reference import Reference
 from transfer.formats.stream import MAX_BLOCK, Descriptor
 from transfer.pipeline.batching import task_group
-from transfer.pipeline.fetch import NodeReader
+from transfer.pipeline.fetch import Given, NodeReader, Tries
 from transfer.pipeline.tasks import BATCH, DATA, block_extent
 from transfer.pipeline.workers import Leased, Pool
 from transfer.pipeline.write_tasks import FrameAt, Piece
 
 Extents = list[tuple[int, int]]
 Use = Callable[[Leased, list[FrameAt], Extents], Awaitable[list[Reference]]]
+UseOf = Callable[[Sequence[int], list[FrameAt]], Awaitable[list[Reference]]]
+"""Of units of pieces, by number: what of their frames does not open."""
 Present = Callable[[Leased, list[Piece]], Awaitable[list[bool]]]
 AT_ONCE = 8  # batches under way; each waits for a lane before it takes memory
 QUICK = 0.05  # seconds; what comes later is used as it comes, for an end may come meanwhile
@@ -35,13 +38,14 @@ class Received:
 
 async def fill(
     nodes: NodeReader, worker: Leased, units: Sequence[Sequence[Piece]], received: Received,
-    use: Callable[[range, list[FrameAt]], Awaitable[None]],
-) -> None:  # fmt: skip
-    """Fetch the frames of all *units*; *use* is given those of a range of units, in the slot.
+    use: UseOf, numbers: Sequence[int],
+) -> tuple[list[Reference], dict[Reference, Given]]:  # fmt: skip
+    """Fetch the frames of the units with these *numbers*; *use* is given those of some at a time.
 
     Together when they come quickly, else each unit once it is whole: whoever is killed loses what
-    was fetched and not used.
+    was fetched and not used. Returns what *use* could not open, and which copies the vault gave.
     """
+    failed: list[Reference] = []
     there: dict[Reference, bytes] = {}
     come = asyncio.Event()
 
@@ -49,34 +53,35 @@ async def fill(
         there[reference] = raw
         come.set()
 
-    asked = [piece.reference for unit in units for piece in unit]
+    asked = [piece.reference for n in numbers for piece in units[n]]
+    turns = {each: nodes.turn(each) for each in asked}
     fetching = asyncio.ensure_future(nodes.fetch(asked, arrived))
     fetching.add_done_callback(lambda _: come.set())
     try:
         await asyncio.wait({fetching}, timeout=QUICK)
-        at = 0
-        while at < len(units):
+        left = list(numbers)
+        while left:
             if not fetching.done():
                 await come.wait()
                 come.clear()
-            end = _whole(units, at, there)
+            count = _whole([units[n] for n in left], there)
             if fetching.done():
                 await fetching
-                end = len(units)
-            if end > at:
-                pieces = [piece for unit in units[at:end] for piece in unit]
-                await use(range(at, end), _in_slot(worker.slot, pieces, there, received))
-                at = end
+                count = len(left)
+            if count:
+                some, left = left[:count], left[count:]
+                pieces = [piece for n in some for piece in units[n]]
+                failed += await use(some, _in_slot(worker.slot, pieces, there, received))
     finally:
         fetching.cancel()
         await asyncio.gather(fetching, return_exceptions=True)
+    given = {each: Given(raw[:HEADER_SIZE], turns[each]) for each, raw in there.items()}
+    return failed, given
 
 
-def _whole(units: Sequence[Sequence[Piece]], at: int, there: Mapping[Reference, bytes]) -> int:
-    """The end of the units from *at* on of which all frames are there."""
-    while at < len(units) and all(piece.reference in there for piece in units[at]):
-        at += 1
-    return at
+def _whole(units: Sequence[Sequence[Piece]], there: Mapping[Reference, bytes]) -> int:
+    """Of how many units, from the first on, all frames are there."""
+    return len(list(takewhile(lambda unit: all(one.reference in there for one in unit), units)))
 
 
 def _in_slot(
@@ -101,6 +106,24 @@ def _most(piece: Piece) -> int:
     """Bytes that its frame can have: one that is larger must not take the room of others."""
     size = piece.size if piece.start is None else MAX_BLOCK
     return HEADER_SIZE + size + MAX_EXPANSION
+
+
+async def used(
+    nodes: NodeReader, worker: Leased, units: Sequence[Sequence[Piece]], received: Received,
+    use: UseOf,
+) -> list[Reference]:  # fmt: skip
+    """Fetch the frames of all *units* and *use* them; what does not open, with its other copies.
+
+    Returns the references of those of which no copy opens.
+    """
+    lost: list[Reference] = []
+    left, tries = list(range(len(units))), Tries(nodes)
+    while left:
+        failed, given = await fill(nodes, worker, units, received, use, left)
+        again = await tries.again(given, failed)
+        lost += [each for each in failed if each not in again]
+        left = [n for n in left if any(piece.reference in again for piece in units[n])]
+    return lost
 
 
 async def batches(
@@ -152,19 +175,14 @@ class StreamReceiver:
             async def work(worker: Leased) -> tuple[list[Piece], list[Reference]]:
                 there = await present(worker, pieces) if present else [False] * len(pieces)
                 lacking = [piece for piece, has in zip(pieces, there, strict=True) if not has]
-                failed: list[Reference] = []
 
-                async def use_some(which: range, frames: list[FrameAt]) -> None:
-                    failed.extend(await use(worker, frames, zeros if which.start == 0 else []))
+                async def some(numbers: Sequence[int], frames: list[FrameAt]) -> list[Reference]:
+                    return await use(worker, frames, zeros if numbers[0] == 0 else [])
 
-                if lacking:
-                    await fill(
-                        self._nodes, worker, [[piece] for piece in lacking], self._received,
-                        use_some,
-                    )  # fmt: skip
-                else:
-                    await use(worker, [], zeros)
-                return lacking, failed
+                if not lacking:
+                    return lacking, await use(worker, [], zeros)
+                units = [[piece] for piece in lacking]
+                return lacking, await used(self._nodes, worker, units, self._received, some)
 
             try:
                 lacking, failed = await self._pool.run(work)
@@ -179,8 +197,6 @@ class StreamReceiver:
             async for pieces, zeros in batches(self._nodes, content, unreadable):
                 await window.acquire()
                 group.create_task(batch(pieces, zeros))
-        if bad:
-            await self._nodes.report([piece.reference for piece in bad])
         return [f"{piece.size} bytes at {piece.offset}: {piece.reference}" for piece in bad] + [
             f"{size} bytes at {at}" for at, size in unreadable
         ]

@@ -183,8 +183,7 @@ class FrameStore:
         if limit is not None:
             references = list(_fitting(references, found, limit))
         raws = [
-            self._best(self._ranked(session, found[reference]), damaged)
-            for reference in references
+            self._best(self._ranked(session, found[reference]), damaged) for reference in references
         ]
         # Who asks for a frame was led to it by a node, and that is complete no longer.
         missing = {one for one, raw in zip(references, raws, strict=True) if raw is None}
