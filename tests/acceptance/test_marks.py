@@ -14,6 +14,7 @@ from tests.acceptance.agent import Machine
 from tests.acceptance.compare import differences
 from tests.acceptance.test_history import SETTLED, History
 from transfer.jobs.protected import TreeMark, encode_mark, trusted
+from transfer.pipeline import tasks
 
 HOUR = 3600 * 10**9
 
@@ -73,6 +74,66 @@ async def test_another_tree_of_that_name_is_read(settled, machine, tmp_path):
     made = await machine.backup(tmp_path / "clone" / "source")
     assert (made.bytes_read, made.blocks_new) == (size_of(settled.source), 0)
     assert await exact(machine, tmp_path / "clone" / "source")
+
+
+def tree_of(top, content):
+    """Names, sizes and times are the same whatever the *content*."""
+    for place in (top, top / "sub"):
+        place.mkdir()
+        for name in ("one", "two"):
+            (place / name).write_bytes((b"%s in %s " % (content, place.name.encode())).ljust(3000))
+            os.utime(place / name, ns=(trees.MOMENT, trees.MOMENT))
+    return top
+
+
+def scanned_as(scan, **fields):
+    """Entries whose change time is the other one, as a clock that seldom ticks would have it.
+
+    With these *fields*, such as handles of a file system that was copied block by block.
+    """
+
+    def scanned(*arguments):
+        found, *rest = scan(*arguments)
+        changed = [
+            each._replace(entry=each.entry._replace(ctime=each.entry.mtime, **fields))
+            for each in found
+        ]
+        return changed, *rest
+
+    return scanned
+
+
+@pytest.mark.parametrize("how", ["another", "an old subdirectory"])
+async def test_a_directory_in_the_roots_place_is_another_tree(tmp_path, monkeypatch, how):
+    """Nothing but the root itself tells them apart."""
+    monkeypatch.setattr("transfer.pipeline.tasks.scan", scanned_as(tasks.scan, handle=b"same"))
+    machine, source = Machine(tmp_path), tree_of(tmp_path / "source", b"first")
+    await machine.backup(source)
+    assert (await machine.backup(source)).bytes_read == 0
+    source.rename(tmp_path / "before")
+    if how == "another":
+        tree_of(source, b"other")
+    else:
+        (tmp_path / "before" / "sub").rename(source)
+    made = await machine.backup(source)
+    assert made.bytes_read == size_of(source)
+    assert await exact(machine, source)
+    assert (await machine.backup(source)).bytes_read == 0
+
+
+async def test_directories_that_changed_places_are_read(tmp_path, monkeypatch):
+    """Size and times of their files are those of the files that had these names before."""
+    monkeypatch.setattr("transfer.pipeline.tasks.scan", scanned_as(tasks.scan))
+    machine, source = Machine(tmp_path), tmp_path / "source"
+    source.mkdir()
+    for name in ("one", "two"):
+        tree_of(source / name, name.encode())
+    await machine.backup(source)
+    assert (await machine.backup(source)).bytes_read == 0
+    for old, new in (("one", "none"), ("two", "one"), ("none", "two")):
+        (source / old).rename(source / new)
+    assert (await machine.backup(source)).bytes_read == size_of(source)
+    assert await exact(machine, source)
 
 
 @pytest.mark.parametrize(
