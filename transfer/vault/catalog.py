@@ -203,7 +203,9 @@ def find_frames(
             these = (column.domain == domain, column.tag == tag, column.id.in_(ids[at : at + _IN]))
             rows = connection.execute(sa.select(schema.frames).where(*these))
             for row in checked(FrameRow, rows):
-                found[row.reference].append(row)
+                # From a page that is out of order SQLite gives rows that nobody asked for.
+                if row.domain == domain and row.reference in found:
+                    found[row.reference].append(row)
     for copies in found.values():
         copies.sort(key=lambda row: (not row.good, row.state))
     return found
