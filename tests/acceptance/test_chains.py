@@ -22,7 +22,7 @@ TURNS = [0, 1, 0, 0, 1]
 def quick(monkeypatch):
     """Files need no age before their times prove something: clocks here are fine enough."""
     monkeypatch.setattr("transfer.pipeline.files.SETTLED", 0)
-    monkeypatch.setattr("transfer.pipeline.resume.SETTLED", 0)
+    monkeypatch.setattr("transfer.sources.quiet.SETTLED", 0)
     monkeypatch.setattr(wrap, "MEMORY", 19 * 1024)
     monkeypatch.setattr(wrap, "PASSES", 1)
 

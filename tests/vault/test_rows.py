@@ -221,10 +221,10 @@ async def test_rows_out_of_order_are_taken_for_no_others(path):
     async with opened(path) as vault:
         session = await begun(vault, None)
         for reference, frame in zip(REFERENCES, FRAMES, strict=True):
-            assert await vault.fetch(session, [reference]) in ([frame], [None])
+            assert await fetched(vault, session, [reference]) in ([frame], [None])
     assert (await rebuild_catalog(path)).points == 1
     async with opened(path) as vault:
-        assert await vault.fetch(await begun(vault, None), REFERENCES) == FRAMES
+        assert await fetched(vault, await begun(vault, None), REFERENCES) == FRAMES
 
 
 async def answers_rightly(vault):
