@@ -1,8 +1,12 @@
 import os
 
 import pytest
+from hypothesis import settings
 
 from transfer.files.directories import OpenDirectories, Place
+
+settings.register_profile("sources", deadline=None, derandomize=True)
+settings.load_profile("sources")
 
 
 @pytest.fixture
