@@ -133,6 +133,10 @@ class TargetRefused(UsageError):
     """The target exists, and `--overwrite` does not allow to touch it."""
 
 
+class NoReflinks(UsageError):
+    """A file of which no reflink copy can be made, or compared, where that was asked for."""
+
+
 class AccessError(TransferError):
     exit_code = 77
 
