@@ -14,7 +14,10 @@ from tests.acceptance.shell import Shell, alive, children, kill
 from transfer.targets.names import key_of
 
 PATIENCE = 1.0  # seconds that a worker has after its parent's death
-SEEDS = [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))]
+SEEDS = [
+    *range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 5)),
+    *(pytest.param(seed, marks=pytest.mark.hours) for seed in range(5, 12)),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

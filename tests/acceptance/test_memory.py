@@ -22,6 +22,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 MIB = 2**20
 
 
+def hours(*values):
+    return pytest.param(*values, marks=pytest.mark.hours)
+
+
 @pytest.fixture(scope="module")
 def place():
     path = Path(tempfile.mkdtemp(prefix="transfer-memory-"))
@@ -88,7 +92,7 @@ def watched(place, workers, connections):
 
 @pytest.mark.parametrize(
     ("workers", "connections", "also"),
-    [(0, 4, []), (1, 64, ["restore"]), (2, 64, ["verify", "restore"])],
+    [(0, 4, []), hours(1, 64, ["restore"]), (2, 64, ["verify", "restore"])],
 )
 def test_a_disk_of_4_gib(watched, disk, also):
     assert watched.run("backup", "disk", disk)["bytes_read"] == 4 << 30
@@ -101,7 +105,7 @@ def test_a_disk_of_4_gib(watched, disk, also):
 
 @pytest.mark.parametrize(
     ("workers", "connections", "also"),
-    [(0, 4, []), (1, 64, ["verify"]), (2, 64, ["backup", "verify", "restore"])],
+    [(0, 4, ["restore"]), hours(1, 64, ["verify"]), hours(2, 64, ["backup", "verify", "restore"])],
 )
 def test_100_000_files(watched, tree, also):
     assert watched.run("backup", "tree", tree)["files"] == 100_000
@@ -110,7 +114,7 @@ def test_100_000_files(watched, tree, also):
         watched.run(command, "tree", *words[command])
 
 
-@pytest.mark.parametrize(("workers", "connections"), [(0, 4), (1, 4), (2, 64)])
+@pytest.mark.parametrize(("workers", "connections"), [(0, 4), hours(1, 4), (2, 64)])
 def test_a_sparse_disk_of_1_tib(watched, huge):
     assert watched.run("backup", "huge", huge)["blocks_new"] == 5
     watched.run("backup", "huge", huge)

@@ -108,7 +108,7 @@ def test_a_user_without_rights_gets_all_but_what_only_root_may_set(work, python_
     }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.hours
 @pytest.mark.timeout(900)
 def test_50_000_real_files_come_back_and_cost_nothing_again(work):
     """Far only: what is sent there is what a vault in this process would be given."""

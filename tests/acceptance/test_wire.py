@@ -24,7 +24,8 @@ def is_kept(rate, shape):
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    ("rate", "seconds", "together"), [("512kbit", 22, [[1, 16]]), ("5M", 6, [[1], [16]])]
+    ("rate", "seconds", "together"),
+    [pytest.param("512kbit", 22, [[1, 16]], marks=pytest.mark.hours), ("5M", 6, [[1], [16]])],
 )
 async def test_a_limit_is_kept_on_the_wire_in_both_directions(work, rate, seconds, together):
     """At 1 and at 16 connections; together where that disturbs nothing."""

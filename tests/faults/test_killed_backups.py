@@ -87,8 +87,10 @@ def wait_for(process, top, count):
     ("place", "name", "kills", "step"),
     [
         ("near", "image-160", 3, 3), ("far", "tree-2000", 3, 80),
-        pytest.param("far", "image-2048", 50, 3, marks=SLOW),
-        pytest.param("near", "tree-40000", 50, 20, marks=SLOW),
+        pytest.param("far", "image-512", 12, 3, marks=SLOW),
+        pytest.param("near", "tree-8000", 12, 20, marks=SLOW),
+        pytest.param("far", "image-2048", 50, 3, marks=HOURS),
+        pytest.param("near", "tree-40000", 50, 20, marks=HOURS),
         pytest.param("near", "image-2048", 50, 3, marks=HOURS),
         pytest.param("far", "tree-40000", 50, 20, marks=HOURS),
     ],

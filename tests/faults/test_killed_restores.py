@@ -77,7 +77,8 @@ def written(top):
     ("name", "kills"),
     [
         ("image-96", 3), ("tree-1500", 3),
-        pytest.param("image-2048", 50, marks=SLOW), pytest.param("tree-20000", 50, marks=HOURS),
+        pytest.param("image-512", 12, marks=SLOW),
+        pytest.param("image-2048", 50, marks=HOURS), pytest.param("tree-20000", 50, marks=HOURS),
     ],
 )  # fmt: skip
 @pytest.mark.timeout(300)

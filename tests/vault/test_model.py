@@ -215,7 +215,7 @@ def test_a_stored_vault_does_what_one_in_memory_does():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_stored_vault_does_what_one_in_memory_does_for_long():
-    run(80, 40)
+    run(40, 40)
 
 
 def test_the_model_has_something_to_say():
