@@ -24,19 +24,14 @@ import transfer
 from tests.acceptance.shell import PASSPHRASE, children
 from transfer import errors
 from transfer.cli.main import main
-from transfer.crypto import wrap
 from transfer.library import Progress, Run, _own_errors
 from transfer.targets.names import key_of
 from transfer.vault.schema import SessionState
 
+pytestmark = pytest.mark.usefixtures("quick_keyrings")
+
 ROOT = Path(__file__).parents[1]
 PATIENCE = 2.0  # seconds that an idle thread has to end
-
-
-@pytest.fixture(autouse=True)
-def quick_keyrings(monkeypatch):
-    monkeypatch.setattr(wrap, "MEMORY", 19 * 1024)
-    monkeypatch.setattr(wrap, "PASSES", 1)
 
 
 class Machine:

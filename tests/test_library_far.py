@@ -15,17 +15,14 @@ from tests.acceptance.shell import PASSPHRASE, Shell
 from tests.jobs.test_register import Setup
 from tests.net.far import far_vault
 from transfer import errors
-from transfer.crypto import wrap
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SIZE = 3 * 2**20
 
 
 @pytest.fixture
-async def far(tmp_path, monkeypatch):
+async def far(tmp_path, quick_keyrings):
     """A server in this process, whose vault the machine in *tmp_path*/state is registered with."""
-    monkeypatch.setattr(wrap, "MEMORY", 19 * 1024)
-    monkeypatch.setattr(wrap, "PASSES", 1)
     async with far_vault(tmp_path / "vault", time.time_ns) as running:
         await Setup(running, tmp_path).register(passphrase=PASSPHRASE)
         yield running

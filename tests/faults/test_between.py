@@ -13,19 +13,14 @@ import pytest
 from tests.cli.machine import loop_device
 from tests.faults.faulty import Fault
 from tests.faults.test_every_call import FaultyMachine
-from transfer.crypto import wrap
 from transfer.errors import TransferError
 from transfer.vault.open import rebuild_catalog, verify_vault
+
+pytestmark = pytest.mark.usefixtures("quick_keyrings")
 
 MIB = 2**20
 SIZE = 24 * MIB
 SETTLE = 2.1  # seconds, until a ctime proves something
-
-
-@pytest.fixture(autouse=True)
-def quick_keyrings(monkeypatch):
-    monkeypatch.setattr(wrap, "MEMORY", 19 * 1024)
-    monkeypatch.setattr(wrap, "PASSES", 1)
 
 
 @pytest.fixture

@@ -9,19 +9,12 @@ import pytest
 
 from tests.acceptance.agent import Machine, closure, frames_of
 from tests.acceptance.compare import differences
-from tests.faults.failpoints import quick_keyrings
-from transfer.crypto import wrap
 from transfer.errors import TransferError
 from transfer.vault.open import rebuild_catalog, verify_vault
 
+pytestmark = pytest.mark.usefixtures("quick_keyrings")
+
 BLOCK = 65536
-
-
-@pytest.fixture(autouse=True)
-def keyrings(monkeypatch):
-    monkeypatch.setattr(wrap, "MEMORY", wrap.MEMORY)
-    monkeypatch.setattr(wrap, "PASSES", wrap.PASSES)
-    quick_keyrings()
 
 
 class Stock:
@@ -90,12 +83,9 @@ class Stock:
 
 
 @pytest.fixture(scope="module")
-def stock(tmp_path_factory):
-    memory, passes = wrap.MEMORY, wrap.PASSES
-    quick_keyrings()
+def stock(tmp_path_factory, quick_keyrings):
     stock = Stock(tmp_path_factory.mktemp("flips"))
     asyncio.run(stock.make())
-    wrap.MEMORY, wrap.PASSES = memory, passes
     return stock
 
 

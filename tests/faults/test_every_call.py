@@ -14,8 +14,9 @@ import pytest
 from tests.acceptance.agent import Machine
 from tests.acceptance.compare import differences
 from tests.faults.faulty import KINDS, Fault, FaultyVault
-from transfer.crypto import wrap
 from transfer.errors import TransferError
+
+pytestmark = pytest.mark.usefixtures("quick_keyrings")
 
 BLOCK = 65536
 LARGE = 4 * 2**20 + 1  # more than small files have
@@ -36,12 +37,6 @@ class FaultyMachine(Machine):
 
     def open(self):
         return self.opened()
-
-
-@pytest.fixture(autouse=True)
-def quick_keyrings(monkeypatch):
-    monkeypatch.setattr(wrap, "MEMORY", 19 * 1024)
-    monkeypatch.setattr(wrap, "PASSES", 1)
 
 
 @pytest.fixture

@@ -13,21 +13,15 @@ import pytest
 from tests.acceptance.agent import Machine
 from tests.acceptance.compare import differences
 from tests.acceptance.shell import PASSPHRASE, ROOT
-from tests.faults.failpoints import ACTIONS, BACKUP, RESTORE, quick_keyrings
-from transfer.crypto import wrap
+from tests.faults.failpoints import ACTIONS, BACKUP, RESTORE
 from transfer.vault.open import verify_vault
+
+pytestmark = pytest.mark.usefixtures("quick_keyrings")
 
 BLOCK = 65536
 LARGE = 4 * 2**20 + 1  # more than small files have
 # Of a process that was killed; done; with warnings; damage; usage; internal; try again; no rights.
 ENDS = {"kill": {-9, 0}, "enospc": {0, 3, 64, 70, 75}, "eio": {0, 3, 64, 65, 70, 75}}
-
-
-@pytest.fixture(autouse=True)
-def keyrings(monkeypatch):
-    monkeypatch.setattr(wrap, "MEMORY", wrap.MEMORY)
-    monkeypatch.setattr(wrap, "PASSES", wrap.PASSES)
-    quick_keyrings()
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +40,8 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def stocked(place):
+def stocked(place, quick_keyrings):
     """The vault before the change, and the one with a point of it all."""
-    memory, passes = wrap.MEMORY, wrap.PASSES
-    quick_keyrings()
 
     async def make(name):
         machine = Machine(place / name)
@@ -66,7 +58,6 @@ def stocked(place):
         file.write(os.urandom(8 * BLOCK))
     shutil.copytree(place / "first", place / "second")
     asyncio.run(make("second"))
-    wrap.MEMORY, wrap.PASSES = memory, passes
     time.sleep(2.1)  # until a ctime proves something
     return place
 

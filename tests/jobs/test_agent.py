@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from transfer.crypto import signing, wrap
+from transfer.crypto import signing
 from transfer.errors import (
     Ambiguous,
     IntegrityError,
@@ -28,14 +28,10 @@ from transfer.pipeline.worker_process import Lane
 from transfer.vault.base import StoredPoint
 from transfer.vault.open import rebuild_catalog
 
+pytestmark = pytest.mark.usefixtures("quick_keyrings")
+
 PASSPHRASE = "correct horse battery staple"
 SECRET = Secret(lambda _: PASSPHRASE)
-
-
-@pytest.fixture(autouse=True)
-def quick_keyrings(monkeypatch):
-    monkeypatch.setattr(wrap, "MEMORY", 19 * 1024)
-    monkeypatch.setattr(wrap, "PASSES", 1)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from tests.acceptance.compare import differences
 from tests.jobs.test_register import Setup
 from tests.net.far import far_vault
 from tests.suites.costs import watched
-from transfer.crypto import wrap
 from transfer.formats import frame
 from transfer.formats.credential import CredentialKind
 from transfer.jobs import backup as backup_job
@@ -22,9 +21,7 @@ from transfer.vault.base import Outcome
 
 
 @pytest.fixture
-async def setup(tmp_path, clock, monkeypatch):
-    monkeypatch.setattr(wrap, "MEMORY", 19 * 1024)
-    monkeypatch.setattr(wrap, "PASSES", 1)
+async def setup(tmp_path, clock, quick_keyrings):
     requests = []
     async with far_vault(tmp_path / "vault", clock, log=requests.append) as far:
         made = Setup(far, tmp_path)

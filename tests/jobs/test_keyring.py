@@ -22,15 +22,10 @@ from transfer.jobs import keyring as keyrings
 from transfer.jobs.keyring import PASSPHRASE, RECOVERY, Secret
 from transfer.pipeline.sealing import Opener, Sealer
 
+pytestmark = pytest.mark.usefixtures("quick_keyrings")
+
 OLD, NEW = "Größe, Mühe und Öl", "a completely different sentence"
 DATA = tag_of(Kind.DATA)
-
-
-@pytest.fixture(autouse=True)
-def _the_least_that_a_reader_accepts(monkeypatch):
-    """Derivations at full cost take 0.2 s each; one test below pays it."""
-    monkeypatch.setattr(wrap, "MEMORY", codec.MIN_MEMORY)
-    monkeypatch.setattr(wrap, "PASSES", 1)
 
 
 def typed(passphrase):
@@ -75,8 +70,9 @@ def test_a_keyring_opens_however_its_passphrase_was_typed(opened, passphrase):
     assert again == opened
 
 
-def test_a_new_keyring_costs_what_the_design_says(monkeypatch):
-    monkeypatch.undo()
+def test_a_new_keyring_costs_what_the_design_says(monkeypatch, quick_keyrings):
+    for name, cost in quick_keyrings.items():
+        monkeypatch.setattr(wrap, name, cost)
     opened = keyrings.open_keyring(keyrings.create(OLD), typed(OLD))
     (only,) = opened.keyring.body.wraps
     assert (only.memory, only.passes, only.lanes) == (64 * 1024, 3, 1)

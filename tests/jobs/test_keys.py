@@ -6,21 +6,15 @@ import traceback
 
 import pytest
 
-from transfer.crypto import wrap
 from transfer.errors import IntegrityError, Refused, UsageError, WrongPassphrase
-from transfer.formats import keyring as codec
 from transfer.jobs import keyring as keyrings
 from transfer.jobs import keys
 from transfer.jobs.keyring import Secret
 from transfer.jobs.opening import open_agent
 
+pytestmark = pytest.mark.usefixtures("quick_keyrings")
+
 OLD, NEW = "the sentence of before", "a completely different sentence"
-
-
-@pytest.fixture(autouse=True)
-def _the_least_that_a_reader_accepts(monkeypatch):
-    monkeypatch.setattr(wrap, "MEMORY", codec.MIN_MEMORY)
-    monkeypatch.setattr(wrap, "PASSES", 1)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import pytest
 from tests.jobs.test_machine_limits import tell, write
 from tests.jobs.test_register import Setup
 from tests.net.far import far_vault
-from transfer.crypto import wrap
 from transfer.jobs import backup as backup_job
 from transfer.jobs import restore as restore_job
 from transfer.jobs.limits import RunLimits, limited
@@ -40,10 +39,8 @@ class Loop(asyncio.SelectorEventLoop):
 
 
 @pytest.fixture
-def run(tmp_path, clock, monkeypatch):
+def run(tmp_path, clock, quick_keyrings):
     """Runs a scenario with a registered machine."""
-    monkeypatch.setattr(wrap, "MEMORY", 19 * 1024)
-    monkeypatch.setattr(wrap, "PASSES", 1)
 
     async def main(scenario):
         requests = []
