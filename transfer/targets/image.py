@@ -6,20 +6,13 @@ import os
 import stat as modes
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from transfer.errors import NotFound, TargetRefused, TargetUnusable
 from transfer.files.metadata import anchored
 from transfer.formats.reference import Buffer
-from transfer.targets import target_errors
-from transfer.targets.names import (
-    UNFINISHED,
-    is_abandoned,
-    key_of,
-    publish,
-    temporary_name,
-    unowned,
-)
+from transfer.targets import target_errors, unfinished
+from transfer.targets.names import key_of, publish
 from transfer.targets.zeros import make_hole, write_all, write_zeros
 
 _BLKZEROOUT = 0x127F
@@ -29,15 +22,18 @@ _FLAGS = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class ImageTarget:
-    """An image that is being written through *fd*; a new file has a *temporary* name until then.
+    """An image that is being written through *fd*.
 
-    *has_content*: some of it may be right already.
+    A new file has a *temporary* name in the open *directory* until it is whole. *has_content*: some
+    of it may be right already.
     """
 
     def __init__(
-        self, path: bytes, fd: int, temporary: bytes | None = None, has_content: bool = False
-    ) -> None:
-        self.path, self.fd, self.temporary, self.has_content = path, fd, temporary, has_content
+        self, path: bytes, fd: int, has_content: bool = False, directory: int = -1,
+        temporary: bytes | None = None,
+    ) -> None:  # fmt: skip
+        self.path, self.fd, self.has_content = path, fd, has_content
+        self._directory, self.temporary = directory, temporary
 
     def finish(self) -> None:
         """Return when all that was written is durable, under its name."""
@@ -45,38 +41,29 @@ class ImageTarget:
             os.fsync(self.fd)
             if self.temporary is None:
                 return
-            above, name = os.path.split(self.path)
-            directory = os.open(above or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            key, name = key_of(self.temporary), os.path.basename(self.path)
             try:
-                key = key_of(self.temporary)
-                publish(directory, self.fd, self.temporary, name, replace=False)
-                self.temporary = None
-                for left in map(os.fsencode, os.listdir(directory)):
-                    if key and key_of(left) == key and is_abandoned(left):
-                        os.unlink(left, dir_fd=directory)
-                os.fsync(directory)
+                publish(self._directory, self.fd, self.temporary, name, replace=False)
             except FileExistsError as error:
                 raise _exists(self.path) from error
-            finally:
-                os.close(directory)
+            self.temporary = None
+            for left in _leftovers(self._directory, key):
+                unfinished.remove(self._directory, left)
+            os.fsync(self._directory)
 
     def leave(self) -> None:
         """Leave a new file unfinished, to whoever goes on with it."""
         if self.temporary is not None:
-            above = os.path.dirname(self.path)
-            with suppress(OSError):
-                os.rename(
-                    os.path.join(above, self.temporary),
-                    os.path.join(above, unowned(self.temporary)),
-                )
+            unfinished.leave(self._directory, self.temporary)
             self.temporary = None
 
     def close(self) -> None:
         """Close it; what is not finished and has no name of its own goes."""
         os.close(self.fd)
         if self.temporary is not None:
-            with suppress(FileNotFoundError):
-                os.unlink(os.path.join(os.path.dirname(self.path), self.temporary))
+            unfinished.remove(self._directory, self.temporary)
+        if self._directory >= 0:
+            os.close(self._directory)
 
 
 @contextmanager
@@ -114,7 +101,7 @@ def _open(path: bytes, size: int, replace: bool, key: bytes) -> ImageTarget:
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
-        return _adopted(path, size, key) or _create(path, size, key)
+        return _open_new(path, size, key)
     if modes.S_ISLNK(mode):
         raise TargetRefused(f"{_shown(path)} is a symlink", "name what it leads to")
     if modes.S_ISREG(mode):
@@ -143,40 +130,27 @@ def _name_of(fd: int) -> bytes:
     return os.readlink(anchored(fd))
 
 
-def _adopted(path: bytes, size: int, key: bytes) -> ImageTarget | None:
-    """What an interrupted restore has left of it, if that is ours alone."""
-    above = os.path.dirname(path)
-    with suppress(OSError):
-        found = [name for name in map(os.fsencode, os.listdir(above or b".")) if is_abandoned(name)]
-        for name in (each for each in found if key and key_of(each) == key):
-            temporary = temporary_name(key)
-            os.rename(os.path.join(above, name), os.path.join(above, temporary))
-            fd = os.open(os.path.join(above, temporary), _FLAGS | os.O_NONBLOCK)
-            target, stat = ImageTarget(path, fd, temporary, has_content=True), os.fstat(fd)
-            sound = (modes.S_IFREG | UNFINISHED, 1, os.geteuid())
-            if (stat.st_mode, stat.st_nlink, stat.st_uid) == sound:
-                os.ftruncate(fd, size)
-                return target
-            target.close()
-    return None
-
-
-def _create(path: bytes, size: int, key: bytes) -> ImageTarget:
-    temporary = temporary_name(key)
+def _open_new(path: bytes, size: int, key: bytes) -> ImageTarget:
+    """A new file, or what an interrupted restore has left of it."""
     above = os.path.dirname(path)
     try:
-        fd = os.open(os.path.join(above, temporary), _FLAGS | os.O_CREAT | os.O_EXCL, UNFINISHED)
+        directory = os.open(above or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise NotFound(
             f"{_shown(above)} does not exist", "make it, or name another target with --to"
         ) from error
-    target = ImageTarget(path, fd, temporary)
     try:
-        os.ftruncate(fd, size)
+        adopted = (unfinished.adopt(directory, each, size) for each in _leftovers(directory, key))
+        found = next(filter(None, adopted), None)
+        temporary, fd = found or unfinished.create(directory, size, key)
     except BaseException:
-        target.close()
+        os.close(directory)
         raise
-    return target
+    return ImageTarget(path, fd, found is not None, directory, temporary)
+
+
+def _leftovers(directory: int, key: bytes) -> list[bytes]:
+    return [name for name in unfinished.abandoned(directory) if key and key_of(name) == key]
 
 
 def _open_file(path: bytes, size: int, replace: bool) -> int:

@@ -18,23 +18,14 @@ from transfer.files.metadata import Stat, anchored, open_anchor, stat_at, to_sta
 from transfer.files.system import sync_filesystem
 from transfer.formats.entry import Entry, FileType
 from transfer.formats.reference import Buffer
-from transfer.targets import target_errors
+from transfer.targets import target_errors, unfinished
 from transfer.targets.metadata import may_stay, set_metadata
-from transfer.targets.names import (
-    UNFINISHED,
-    is_abandoned,
-    key_of,
-    link,
-    publish,
-    temporary_name,
-    unowned,
-)
+from transfer.targets.names import key_of, link, publish, temporary_name
 from transfer.targets.zeros import make_hole, runs, write_all
 
 _OPEN_FILES = 64
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class TreeTarget:
@@ -122,14 +113,8 @@ class TreeTarget:
         With a *key* another process may go on with it, if this one dies.
         """
         with self._directory(place, name) as fd:
-            temporary = temporary_name(key)
-            file = os.open(temporary, _FLAGS | os.O_CREAT | os.O_EXCL, UNFINISHED, dir_fd=fd)
+            temporary, file = unfinished.create(fd, length, key)
             self._keep(place, temporary, file)
-            try:
-                os.ftruncate(file, length)
-            except BaseException:
-                self.discard(place, temporary)
-                raise
             return temporary
 
     def write(
@@ -162,14 +147,13 @@ class TreeTarget:
         """Leave the unfinished file, as one of nobody, to whoever goes on with it."""
         self._forget(place, temporary)
         with _gone_is_fine():
-            fd = self._directories.fd(place)
-            os.rename(temporary, unowned(temporary), src_dir_fd=fd, dst_dir_fd=fd)
+            unfinished.leave(self._directories.fd(place), temporary)
 
     def discard(self, place: Place, temporary: bytes) -> None:
         """Remove a temporary file; none is fine."""
         self._forget(place, temporary)
         with _gone_is_fine():
-            os.unlink(temporary, dir_fd=self._directories.fd(place))
+            unfinished.remove(self._directories.fd(place), temporary)
 
     def sweep(self, place: Place, keyed: bool = True) -> None:
         """Remove what processes that died have left unfinished in *place*.
@@ -177,37 +161,25 @@ class TreeTarget:
         Without *keyed* not that with which another one may go on.
         """
         fd = self._directories.fd(place)
-        for name in self._abandoned(fd):
+        for name in unfinished.abandoned(fd):
             if keyed or not key_of(name):
                 os.unlink(name, dir_fd=fd)
 
     def leftovers(self, place: Place) -> dict[bytes, bytes]:
         """By their keys, the temporary names of files in *place* that nobody works on any more."""
-        names = self._abandoned(self._directories.fd(place))
+        names = unfinished.abandoned(self._directories.fd(place))
         return {key: name for name in names if (key := key_of(name))}
-
-    def _abandoned(self, fd: int) -> list[bytes]:
-        names = filter(is_abandoned, map(os.fsencode, os.listdir(fd)))
-        return [name for name in names if stat_at(fd, name).type is not FileType.DIRECTORY]
 
     def adopt(self, place: Place, leftover: bytes, length: int) -> bytes | None:
         """Go on with a file that is left over: its new temporary name, or None if it is not to be
         trusted, and removed.
-
-        What stands in it is whatever it is: whoever adopts it compares that.
         """
-        temporary = temporary_name(key_of(leftover))
-        try:
-            fd = self._directories.fd(place)
-            os.rename(leftover, temporary, src_dir_fd=fd, dst_dir_fd=fd)
-            file = self.descriptor(place, temporary)
-            if to_stat(os.fstat(file)).mode != UNFINISHED:
-                raise TargetRefused(f"{_shown(place, leftover)} was opened to others")
-            os.ftruncate(file, length)
-        except (OSError, TargetRefused):
-            self.discard(place, temporary)
+        with self._directory(place, leftover) as fd:
+            found = unfinished.adopt(fd, leftover, length)
+        if found is None:
             return None
-        return temporary
+        self._keep(place, *found)
+        return found[0]
 
     def finish_file(
         self, place: Place, temporary: bytes, name: bytes, entry: Entry, replace: bool = False
@@ -314,9 +286,8 @@ class TreeTarget:
         file = self._files.get((place, temporary))
         if file is None:
             fd = self._directories.fd(place)
-            file = self._keep(place, temporary, os.open(temporary, _FLAGS, dir_fd=fd))
-            stat = to_stat(os.fstat(file))
-            if (stat.type, stat.nlink, stat.uid) != (FileType.FILE, 1, os.geteuid()):
+            file = self._keep(place, temporary, os.open(temporary, unfinished.FLAGS, dir_fd=fd))
+            if not unfinished.is_own(file):
                 self._forget(place, temporary)
                 raise TargetRefused(f"{_shown(place, temporary)} was replaced")
         else:
