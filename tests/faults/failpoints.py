@@ -18,6 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from transfer.pipeline import tasks, write_tasks
+
 ERRORS = {"enospc": errno.ENOSPC, "eio": errno.EIO}
 ACTIONS = ("kill", *ERRORS)
 
@@ -63,8 +65,9 @@ RESTORE = [
     *_places("worker", "transfer.pipeline.write_tasks", "enter_directory", "write_small",
              "create_large", "write_blocks", "finish_large", "make_special", "finish_directory",
              "write_image", "sync_target"),
+    *_places("client", "transfer.targets.names", "rename_new"),
+    *_places("worker", "transfer.targets.names", "rename_new"),
 ]  # fmt: skip
-WORKERS = {"transfer.pipeline.tasks": "Tools", "transfer.pipeline.write_tasks": "WriteTools"}
 
 
 def armed() -> list[str]:
@@ -146,17 +149,18 @@ def shorten(number: int, marker: Path) -> None:
 
 def read_tools(*arguments: Any) -> Any:
     """What a worker prepares itself with, once its place is armed."""
-    return _tools("transfer.pipeline.tasks", arguments)
+    _arm_here()
+    return tasks.Tools(*arguments)
 
 
 def write_tools(*arguments: Any) -> Any:
-    return _tools("transfer.pipeline.write_tasks", arguments)
+    _arm_here()
+    return write_tasks.WriteTools(*arguments)
 
 
-def _tools(module: str, arguments: Any) -> Any:
+def _arm_here() -> None:
     role, function, when, action, number, marker = armed()
     arm(Place(role, function, when), action, int(number), Path(marker))
-    return getattr(importlib.import_module(module), WORKERS[module])(*arguments)
 
 
 def main(words: list[str]) -> int:
@@ -167,10 +171,10 @@ def main(words: list[str]) -> int:
     else:
         place = next(each for each in (*BACKUP, *RESTORE) if each.name == name)
         os.environ["TRANSFER_TEST_FAILPOINT"] = "|".join((*place, action, number, marker))
-        if place.role == "worker":
-            module = place.function.partition(":")[0]
-            tools = read_tools if module.endswith(".tasks") else write_tools
-            setattr(importlib.import_module(module), WORKERS[module], _named(tools))
+        if place.role == "worker" and place in BACKUP:
+            tasks.Tools = _named(read_tools)  # type: ignore[misc]
+        elif place.role == "worker":
+            write_tasks.WriteTools = _named(write_tools)  # type: ignore[misc]
         else:
             arm(place, action, int(number), Path(marker))
     from transfer.cli.main import main as run

@@ -165,3 +165,25 @@ async def test_a_restore_that_fails_there_is_gone_on_with(machine, stocked, name
     assert left == []
     assert same(stocked, into)
     assert list(into.rglob(".transfer-*")) == []
+
+
+@pytest.mark.parametrize("action", ["enospc", "eio"])
+@pytest.mark.parametrize("role", ["worker", "client"])
+async def test_what_could_not_get_its_name_is_not_fetched_again(tmp_path, role, action):
+    """A large file of a tree gets it from a worker, and an image from the client."""
+    here, source, into = Machine(tmp_path / "machine"), tmp_path / "source", tmp_path / "into"
+    for path in (here.top, into):
+        path.mkdir()
+    large = source / "large" if role == "worker" else source
+    large.parent.mkdir(exist_ok=True)
+    large.write_bytes(os.urandom(LARGE))
+    await here.backup(source)
+    words = ("restore", "item", "--to", into)
+    code, errors = run(here, (f"before-rename_new-{role}", action, 1), *words)
+    # What the disk says of one file of a tree is said of that, and all others are given back.
+    assert code == (3 if (role, action) == ("worker", "eio") else 75), errors
+    result = await here.restore(into)
+    assert (result.bytes_kept, result.bytes_received, result.warnings) == (LARGE, 0, [])
+    back = into / large.relative_to(tmp_path)
+    assert filecmp.cmp(large, back, shallow=False)
+    assert list(back.parent.iterdir()) == [back]

@@ -195,10 +195,14 @@ def test_what_was_linked_meanwhile_is_not_finished(root, place):
 def test_whatever_fails_leaves_no_temporary_name(root, place):
     target = TreeTarget(root)
     too_long = entry(b"l" * 300, FileType.SYMLINK, target=b"x")
+    target.make_special(place, entry(b"fifo", FileType.FIFO))
+    target.make_directory(place, b"directory")
+    fifo = place, b"fifo", target.exists(place, b"fifo").identity
     for attempt in (
         lambda: target.make_symlink(place, too_long),
         lambda: target.make_special(place, entry(b"f" * 300, FileType.FIFO)),
         lambda: target.create_file(place, b"x", 2**63 - 1),
+        lambda: target.make_hard_link(place, b"directory", *fifo, replace=True),
     ):
         with pytest.raises(OSError):
             attempt()

@@ -39,7 +39,11 @@ def restore(target, place, wanted, content=b"", **options):
     temporary = target.create_file(place, wanted.name, len(content))
     if content:
         target.write(place, temporary, 0, content)
-    return target.finish_file(place, temporary, wanted.name, wanted, **options)
+    try:
+        return target.finish_file(place, temporary, wanted.name, wanted, **options)
+    except OSError:
+        target.discard(place, temporary)
+        raise
 
 
 def names(path):

@@ -128,7 +128,7 @@ class _Run:
             result = await self._restore(
                 options, target, Overwrite(options.overwrite, begun, crashed), mark
             )
-            whole = True
+            whole = not self.received.unfinished
             return result
         except UsageError:
             # It was refused, and nothing was begun.

@@ -20,6 +20,7 @@ from transfer.pipeline.receive_files import FileReceiver, ReceiveOptions, Wanted
 from transfer.pipeline.receive_streams import Received
 from transfer.pipeline.workers import Pool
 from transfer.pipeline.write_tasks import There
+from transfer.targets import may_pass
 
 BRANCHES = 16
 MAX_SMALL = 128
@@ -30,7 +31,7 @@ class TreeReceiver:
         self, pool: Pool, nodes: NodeReader, received: Received, options: ReceiveOptions,
         report: Report, group: asyncio.TaskGroup,
     ) -> None:  # fmt: skip
-        self._pool, self._nodes, self._report, self._group = pool, nodes, report, group
+        self._pool, self._nodes, self._received, self._group = pool, nodes, received, group
         self._overwrite, self._selected = options.overwrite, options.selected
         self._files = FileReceiver(pool, nodes, received, options, report)
         self._branches = asyncio.Semaphore(BRANCHES)
@@ -50,7 +51,8 @@ class TreeReceiver:
                 self._everything,
             )  # fmt: skip
         except (OSError, TargetRefused) as error:
-            return self._report.warn(path, "exists", f"no directory can be made here: {error}")
+            why = f"no directory can be made here: {error}"
+            return self._files.unwritable(path, why, may_pass(error), "exists")
         root = entry.content.reference if isinstance(entry.content, Root) else None
         self._files.left_over(below, leftovers)
         if below.pin is not None:
@@ -59,10 +61,11 @@ class TreeReceiver:
         full = await self._with_xattrs(entry, path)
         try:
             failed = await self._pool.call(
-                write_tasks.finish_directory, place, full, below, self._everything
-            )
+                write_tasks.finish_directory, place, full, below,
+                self._everything and not self._received.unfinished,
+            )  # fmt: skip
         except (OSError, TargetRefused) as error:
-            return self._report.warn(path, "unwritable", str(error))
+            return self._files.unwritable(path, str(error), may_pass(error))
         self._files.failed(path, failed)
 
     async def _children(self, place: Place, root: Reference | None, path: bytes) -> None:

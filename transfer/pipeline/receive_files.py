@@ -309,11 +309,15 @@ class FileReceiver:
         if done.damaged:
             return self.damage(path, [str(reference) for reference in done.damaged])
         if done.error:
-            return self._report.warn(path, "unwritable", done.error)
+            return self.unwritable(path, done.error, done.passing)
         self.failed(path, list(done.failed))
         if entry.type is FileType.FILE:
             self._received.files += 1
             self._report.file_done(entry.size)
+
+    def unwritable(self, path: bytes, why: str, passing: bool, code: str = "unwritable") -> None:
+        self._received.unfinished |= passing
+        self._report.warn(path, code, why)
 
     def failed(self, path: bytes, codes: Sequence[str]) -> None:
         for code in codes:

@@ -34,6 +34,8 @@ class Received:
     blocks: int = 0
     files: int = 0
     damaged: list[str] = field(default_factory=list)
+    unfinished: bool = False
+    """Something was left out that the same run may write when it is made again."""
 
 
 async def fill(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple, ParamSpec
 
-from transfer.errors import IntegrityError, NoSpace, TargetRefused
+from transfer.errors import IntegrityError, TargetRefused
 from transfer.files.directories import Place, identity
 from transfer.files.metadata import Stat
 from transfer.formats.entry import Entry, FileType
@@ -13,7 +13,7 @@ from transfer.formats.reference import Reference
 from transfer.pipeline.sealing import Identifier, Opener, SealKeys
 from transfer.pipeline.tasks import DATA
 from transfer.pipeline.worker_process import Lane
-from transfer.targets import image
+from transfer.targets import image, may_pass
 from transfer.targets.tree import TreeTarget
 
 P = ParamSpec("P")
@@ -91,6 +91,8 @@ class Written(NamedTuple):
     failed: tuple[str, ...] = ()
     damaged: tuple[Reference, ...] = ()
     error: str = ""
+    passing: bool = False
+    """Whether the error may be gone when the restore is run again."""
 
 
 def enter_directory(
@@ -156,7 +158,7 @@ def _caught(work: Callable[P, Written], *args: P.args, **kwargs: P.kwargs) -> Wr
         return work(*args, **kwargs)
     except (OSError, TargetRefused) as error:
         reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-        return Written(error=reason)
+        return Written(error=reason, passing=may_pass(error))
 
 
 def _done_before(lane: Lane[WriteTools], place: Place, entry: Entry) -> Written | None:
@@ -273,11 +275,9 @@ def finish_large(
     def finish() -> Written:
         try:
             failed = target.finish_file(place, temporary, entry.name, entry, replace)
-        except NoSpace:
-            target.leave(place, temporary)
-            raise
-        except BaseException:
-            target.discard(place, temporary)
+        except BaseException as error:
+            give_up = target.leave if may_pass(error) else target.discard
+            give_up(place, temporary)
             raise
         return _written(lane, place, entry.name, failed)
 

@@ -9,6 +9,15 @@ from transfer.errors import NoSpace, TargetUnusable
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
+def may_pass(error: BaseException) -> bool:
+    """Whether it is the disk's, and not about what stands there or who asks: another run of the
+    same may go on from here.
+    """
+    if isinstance(error, OSError):
+        return error.errno == errno.EIO
+    return isinstance(error, NoSpace | TargetUnusable)
+
+
 @contextmanager
 def target_errors(path: bytes, *unusable: int) -> Iterator[None]:
     """Raise our errors for what ends the whole restore: a full disk, a read-only one, *unusable*.

@@ -3,7 +3,6 @@
 import errno
 import os
 import secrets
-from contextlib import suppress
 from functools import lru_cache
 
 from transfer.errors import TargetRefused
@@ -75,16 +74,11 @@ def link(anchor: int, fd: int, name: bytes) -> None:
 
 
 def publish(fd: int, inode: int, temporary: bytes, name: bytes, replace: bool) -> None:
-    """Move *temporary*, which must be *inode*, to *name*."""
-    try:
-        if replace:
-            os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
-        else:
-            _rename_new(fd, temporary, name)
-    except OSError:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=fd)
-        raise
+    """Move *temporary*, which must be *inode*, to *name*; it stays where that fails."""
+    if replace:
+        os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
+    else:
+        _rename_new(fd, temporary, name)
     if stat_at(fd, name).identity != to_stat(os.fstat(inode)).identity:
         raise TargetRefused(
             f"{name.decode(errors='backslashreplace')} was replaced while it was restored"

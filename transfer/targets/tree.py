@@ -146,13 +146,13 @@ class TreeTarget:
     def leave(self, place: Place, temporary: bytes) -> None:
         """Leave the unfinished file, as one of nobody, to whoever goes on with it."""
         self._forget(place, temporary)
-        with _gone_is_fine():
+        with suppress(OSError):
             unfinished.leave(self._directories.fd(place), temporary)
 
     def discard(self, place: Place, temporary: bytes) -> None:
-        """Remove a temporary file; none is fine."""
+        """Remove a temporary file. One that cannot be removed is one that is left over."""
         self._forget(place, temporary)
-        with _gone_is_fine():
+        with suppress(OSError):
             unfinished.remove(self._directories.fd(place), temporary)
 
     def sweep(self, place: Place, keyed: bool = True) -> None:
@@ -184,7 +184,10 @@ class TreeTarget:
     def finish_file(
         self, place: Place, temporary: bytes, name: bytes, entry: Entry, replace: bool = False
     ) -> list[str]:
-        """Set the metadata and give the file its name; the codes of what was not allowed."""
+        """Set the metadata and give the file its name; the codes of what was not allowed.
+
+        Where that fails, the file is to be left or discarded.
+        """
         with self._directory(place, name) as fd:
             file = self.descriptor(place, temporary)
             try:
@@ -192,6 +195,10 @@ class TreeTarget:
                     raise TargetRefused(f"{_shown(place, temporary)} was linked or removed")
                 failed = set_metadata(file, entry, self._owner)
                 publish(fd, file, temporary, name, replace)
+            except BaseException:
+                with suppress(OSError):
+                    unfinished.take_back(file)
+                raise
             finally:
                 self._forget(place, temporary)
             return failed
@@ -260,7 +267,8 @@ class TreeTarget:
                 return  # renaming one name of a file over another does nothing
             temporary = temporary_name()
             link(anchor, fd, temporary)
-            publish(fd, anchor, temporary, name, replace)
+            with _removed(fd, temporary):
+                publish(fd, anchor, temporary, name, replace)
 
     @contextmanager
     def _directory(self, place: Place, name: bytes) -> Iterator[int]:
@@ -268,18 +276,13 @@ class TreeTarget:
             yield self._directories.fd(place)
 
     def _finish_made(self, fd: int, temporary: bytes, entry: Entry, replace: bool) -> list[str]:
-        try:
-            with _anchored(fd, temporary) as (anchor, stat):
-                # A second name would be that of somebody's file, linked here to be changed by us.
-                if stat.type is not entry.type or stat.nlink != 1:
-                    raise TargetRefused(f"{_text(temporary)} was replaced")
-                failed = set_metadata(anchored(anchor), entry, self._owner)
-                publish(fd, anchor, temporary, entry.name, replace)
-                return failed
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary, dir_fd=fd)
-            raise
+        with _removed(fd, temporary), _anchored(fd, temporary) as (anchor, stat):
+            # A second name would be that of somebody's file, linked here to be changed by us.
+            if stat.type is not entry.type or stat.nlink != 1:
+                raise TargetRefused(f"{_text(temporary)} was replaced")
+            failed = set_metadata(anchored(anchor), entry, self._owner)
+            publish(fd, anchor, temporary, entry.name, replace)
+            return failed
 
     def descriptor(self, place: Place, temporary: bytes) -> int:
         """Of an unfinished file, for as long as some 60 others are not asked for."""
@@ -316,8 +319,19 @@ def _anchored(fd: int, name: bytes) -> Iterator[tuple[int, Stat]]:
 
 
 @contextmanager
+def _removed(fd: int, temporary: bytes) -> Iterator[None]:
+    """If what is done with it fails."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            unfinished.remove(fd, temporary)
+        raise
+
+
+@contextmanager
 def _gone_is_fine() -> Iterator[None]:
-    """For what only asks or removes: a name that is not there, or whose directory is another now.
+    """For what only asks: a name that is not there, or whose directory is another now.
 
     Whoever writes there meets the same error again, and tells of it.
     """

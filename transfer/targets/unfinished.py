@@ -53,6 +53,12 @@ def is_own(file: int) -> bool:
     return (stat.type, stat.nlink, stat.uid) == (FileType.FILE, 1, os.geteuid())
 
 
+def take_back(file: int) -> None:
+    """Make it the caller's alone again, as one that is gone on with must be."""
+    os.fchown(file, os.geteuid(), os.getegid())
+    os.fchmod(file, UNFINISHED)
+
+
 def leave(fd: int, temporary: bytes) -> None:
     """Leave it, as one of nobody, to whoever goes on with it."""
     # Where that fails, the end of this process says the same.
