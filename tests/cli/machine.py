@@ -2,11 +2,14 @@
 
 import ctypes
 import os
+import shutil
 import subprocess
 from contextlib import contextmanager
 from typing import NoReturn
 
 import pytest
+
+from transfer.files.system import punch_hole
 
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 _PR_CAPBSET_DROP = 24
@@ -65,11 +68,53 @@ def fill(path, leave=0):
                 return
 
 
+class FailingDisk:
+    """A file system at *top* that takes all writes, and loses those into one MiB of its device."""
+
+    def __init__(self, top, device, filler):
+        self.top, self._device, self._filler = top, device, filler
+
+    def repair(self):
+        self._filler.unlink()
+
+    def mount(self):
+        subprocess.run(["mount", self._device, self.top], check=True)
+
+    def unmount(self):
+        subprocess.run(["umount", self.top], check=True)
+
+
 @contextmanager
-def loop_device(path, size):
-    """A block device over a new file at *path*."""
-    with open(path, "wb") as file:
-        file.truncate(size)
+def failing_disk(path, size=24 * 2**20):
+    """The device is a file that has a hole, on a disk that is full; the hole is in the middle."""
+    make = shutil.which("mkfs.ext4", path=PATH)
+    if make is None:
+        lacking("mkfs.ext4 is missing (Debian: apt install e2fsprogs)")
+    top = path.with_name(f"{path.name}-mounted")
+    top.mkdir()
+    with small_disk(path, size=f"{size // 2**20 + 1}m") as below:
+        image = below / "image"
+        image.write_bytes(bytes(size))
+        options = ["-q", "-O", "^has_journal", "-E", "nodiscard,lazy_itable_init=0"]
+        subprocess.run([make, *options, image], check=True)
+        with image.open("r+b") as file:
+            punch_hole(file.fileno(), size // 2, 2**20)
+        fill(below)
+        with loop_device(image) as device:
+            disk = FailingDisk(top, device, below / "filler")
+            disk.mount()
+            try:
+                yield disk
+            finally:
+                disk.unmount()
+
+
+@contextmanager
+def loop_device(path, size=None):
+    """A block device over a file at *path*: a new one of that *size*, or the one that is there."""
+    if size is not None:
+        with open(path, "wb") as file:
+            file.truncate(size)
     try:
         made = subprocess.run(
             ["losetup", "--find", "--show", path],

@@ -97,6 +97,14 @@ def sync_filesystem(fd: int) -> None:
     _call("syncfs", fd)
 
 
+def read_from_disk(fd: int) -> None:
+    """What is read from now on is what the disk has.
+
+    Of what a disk could not take the kernel keeps what it was given, and calls it written.
+    """
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def handle_of(fd: int, name: bytes) -> bytes:
     """The kernel's file handle: it differs between two files that had the same inode number."""
     import ctypes

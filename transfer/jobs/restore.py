@@ -16,7 +16,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from transfer.errors import NotFound, TargetRefused, TargetUnusable, UsageError
+from transfer.errors import NotFound, TargetRefused, TargetUnusable, TransientError, UsageError
 from transfer.files.directories import Place, identity
 from transfer.files.system import boot_id
 from transfer.formats.entry import Entry, FileType
@@ -162,7 +162,7 @@ class _Run:
                     await self._image(pool, nodes, entry, path, overwrite, mark)
                 everything = not (options.paths or options.include)
                 choice = ReceiveOptions(overwrite, selection, self.listed.id, everything)
-                await self._trees(pool, nodes, entries, Place(target), choice, group)
+                await self._trees(pool, nodes, entries, Place(target), choice, group, mark)
         self._unmatched(selection)
         return self._result()
 
@@ -219,14 +219,18 @@ class _Run:
 
     async def _trees(
         self, pool: Pool, nodes: NodeReader, entries: list[Entry], place: Place,
-        choice: ReceiveOptions, group: asyncio.TaskGroup,
+        choice: ReceiveOptions, group: asyncio.TaskGroup, mark: RestoreMark,
     ) -> None:  # fmt: skip
         trees = [entry for entry in entries if entry.type is FileType.DIRECTORY]
         receiver = TreeReceiver(pool, nodes, self.received, choice, self.progress, group)
         for entry in trees:
             await receiver.directory(place, entry, entry.name)
-        for each in receiver.filesystems:
-            await pool.call(write_tasks.sync_target, each)
+        try:
+            for each in receiver.filesystems:
+                await pool.call(write_tasks.sync_target, each)
+        except (OSError, TransientError):
+            await to_the_end(asyncio.to_thread(mark.doubts))
+            raise
 
     async def verify(self, sample: float) -> RestoreResult:
         self.progress.phase_is("reading")

@@ -28,12 +28,14 @@ from transfer.vault.durable import sync_directory
 
 _TICK = 20_000_000  # ns; the clock of a file system's times may be that much behind
 _MAX = 2**20
+_LOST = "lost"
 
 
 class Unfinished(msgspec.Struct, frozen=True):
     """*begun* is ns of the clock; *target* the absolute path that --to named.
 
-    *choice* hashes what is restored and how; another choice is another restore.
+    Outside of *boot* files may have lost content that had got their names. *choice* hashes what is
+    restored and how; another choice is another restore.
     """
 
     vault: Bytes16
@@ -93,6 +95,12 @@ class RestoreMark:
 
     def is_own(self, handle: bytes, ctime: int) -> bool:
         return dict(self._mark.own).get(handle, -1) in (0, ctime)
+
+    def doubts(self) -> None:
+        """A disk has lost something of what was written, as in a crash."""
+        if self._fd >= 0:
+            with state_errors(self._path):
+                self._write(msgspec.structs.replace(self._mark, boot=_LOST))
 
     def _write(self, mark: Unfinished) -> None:
         """Behind what is there, so that a cut leaves the one before."""

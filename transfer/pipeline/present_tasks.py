@@ -8,6 +8,7 @@ from typing import NamedTuple
 from transfer.errors import TargetRefused
 from transfer.files.directories import Place
 from transfer.files.metadata import Stat
+from transfer.files.system import read_from_disk
 from transfer.formats.entry import Entry
 from transfer.pipeline.worker_process import Lane
 from transfer.pipeline.write_tasks import HeldImage, Piece, WriteTools, Written
@@ -70,6 +71,7 @@ def is_whole(
     """Whether this part of the file is as it should be."""
     try:
         with lane.tools.target.existing_file(place, name, stat) as fd:
+            read_from_disk(fd)
             return _has(lane, fd, pieces, zeros)
     except (OSError, TargetRefused):
         return False
@@ -86,6 +88,7 @@ def _kept(lane: Lane[WriteTools], place: Place, file: Existing) -> Written | Non
         return None
     try:
         with target.existing_file(place, name, file.stat) as fd:
+            read_from_disk(fd)
             inline = file.inline or b""
             same = os.pread(fd, len(inline), 0) == inline
             if not same or not _has(lane, fd, file.pieces, file.zeros):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from transfer.errors import NotFound, TargetRefused, TargetUnusable
 from transfer.files.metadata import anchored
+from transfer.files.system import read_from_disk
 from transfer.formats.reference import Buffer
 from transfer.targets import target_errors, unfinished
 from transfer.targets.names import key_of, publish
@@ -105,10 +106,13 @@ def _open(path: bytes, size: int, replace: bool, key: bytes) -> ImageTarget:
     if modes.S_ISLNK(mode):
         raise TargetRefused(f"{_shown(path)} is a symlink", "name what it leads to")
     if modes.S_ISREG(mode):
-        return ImageTarget(path, _open_file(path, size, replace), has_content=replace)
-    if modes.S_ISBLK(mode):
-        return ImageTarget(path, _open_device(path, size, replace), has_content=True)
-    raise TargetRefused(f"{_shown(path)} is neither a regular file nor a block device")
+        target = ImageTarget(path, _open_file(path, size, replace), has_content=replace)
+    elif modes.S_ISBLK(mode):
+        target = ImageTarget(path, _open_device(path, size, replace), has_content=True)
+    else:
+        raise TargetRefused(f"{_shown(path)} is neither a regular file nor a block device")
+    read_from_disk(target.fd)
+    return target
 
 
 def write_block(fd: int, offset: int, view: Buffer) -> None:

@@ -7,6 +7,7 @@ import os
 from contextlib import suppress
 
 from transfer.files.metadata import stat_at, to_stat
+from transfer.files.system import read_from_disk
 from transfer.formats.entry import FileType
 from transfer.targets.names import UNFINISHED, is_abandoned, key_of, temporary_name, unowned
 
@@ -40,6 +41,7 @@ def adopt(fd: int, leftover: bytes, length: int) -> tuple[bytes, int] | None:
         file = os.open(temporary, FLAGS, dir_fd=fd)
         if is_own(file) and to_stat(os.fstat(file)).mode == UNFINISHED:
             os.ftruncate(file, length)
+            read_from_disk(file)
             return temporary, file
     if file >= 0:
         os.close(file)
