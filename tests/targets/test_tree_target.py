@@ -110,8 +110,8 @@ def test_owner_by_name_falls_back_to_the_number(root, place, path):
     target.close()
 
 
-@needs_root
-def test_what_a_user_may_not_set_is_counted(root, place):
+def as_user(root, work):
+    """*work* with a target that is a user's own."""
     os.chown(root, 54321, 54321)
     for above in (os.path.dirname(root), os.path.dirname(os.path.dirname(root))):
         os.chmod(above, 0o755)
@@ -124,15 +124,60 @@ def test_what_a_user_may_not_set_is_counted(root, place):
             os.setuid(54321)
             os.chdir(root)
             target = TreeTarget(b".")
-            place = target.place()
-            wanted = entry(mode=0o4755, uid=7, gid=8, xattrs=((b"trusted.x", b"1"),))
-            device = entry(b"dev", FileType.CHARACTER, device=(1, 3))
-            assert restore(target, place, wanted) == ["owner", "xattr", "mode"]
-            assert target.make_special(place, device) == ["device"]
+            work(target, target.place())
             status = 0
         finally:
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@needs_root
+def test_what_a_user_may_not_set_is_counted(root):
+    def work(target, place):
+        wanted = entry(mode=0o4755, uid=7, gid=8, xattrs=((b"trusted.x", b"1"),))
+        device = entry(b"dev", FileType.CHARACTER, device=(1, 3))
+        assert restore(target, place, wanted) == ["owner", "xattr", "mode"]
+        assert target.make_special(place, device) == ["device"]
+
+    as_user(root, work)
+
+
+@needs_root
+def test_what_a_user_restored_of_others_may_stay(root):
+    """Also with more names, which must be as they would be made."""
+
+    def work(target, place):
+        wanted = entry(mode=0o4755, uid=7, gid=8, link_group=b"g" * 16)
+        restore(target, place, wanted)
+        os.link("name", "second")
+        stat = target.exists(place, b"name")
+        assert target.may_keep(wanted, stat)
+        assert not target.may_keep(wanted, stat._replace(mode=0o4755))
+        assert not target.may_keep(wanted, stat._replace(uid=7777))
+        assert not target.may_keep(wanted._replace(link_group=b""), stat)
+
+    as_user(root, work)
+
+
+@needs_root
+def test_a_file_with_more_names_stays_only_with_the_owner_of_its_entry(target, place):
+    wanted = entry(uid=7, gid=8, link_group=b"g" * 16)
+    restore(target, place, wanted)
+    stat = target.exists(place, b"name")._replace(nlink=2)
+    assert target.may_keep(wanted, stat)
+    assert not target.may_keep(wanted, stat._replace(uid=0))
+
+
+def test_what_was_changed_since_it_was_compared_gets_no_metadata(target, place, path):
+    restore(target, place, entry(), b"content")
+    stat = target.exists(place, b"name")
+    os.utime(path(b"name"), ns=(5, 5))
+    with pytest.raises(TargetRefused, match="changed"):
+        target.keep(place, entry(mode=0o600), stat)
+    assert os.lstat(path(b"name")).st_mode & 0o7777 == 0o640
+    assert target.keep(place, entry(mode=0o600), target.exists(place, b"name")) == []
+    found = os.lstat(path(b"name"))
+    assert (found.st_mtime_ns, found.st_mode & 0o7777) == (TIME, 0o600)
 
 
 def test_nothing_is_replaced_unless_asked(target, place, path):

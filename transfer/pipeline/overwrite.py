@@ -15,6 +15,7 @@ had got its name already.
 import os
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 
 from transfer.files.metadata import Stat
 from transfer.formats.entry import Entry, FileType
@@ -25,6 +26,22 @@ class Fate(Enum):
     STAY = auto()
     COMPARE = auto()
     REFUSE = auto()
+
+
+class Wanted(NamedTuple):
+    """An entry that is to be *path*'s, whatever is there if *replace*.
+
+    *there* may be it already. It *stays*, unless other names of its inode ask for more.
+    """
+
+    entry: Entry
+    path: bytes
+    there: Stat | None
+    replace: bool
+    stays: bool = False
+
+    def is_there_as(self, identity: tuple[int, int]) -> bool:
+        return self.there is not None and self.there.identity == identity
 
 
 @dataclass(frozen=True)

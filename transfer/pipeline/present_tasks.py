@@ -77,6 +77,17 @@ def is_whole(
         return False
 
 
+def keep_special(lane: Lane[WriteTools], place: Place, entry: Entry, stat: Stat) -> Written | None:
+    """As `keep_files`, of what is like *entry*, and has no content."""
+    target = lane.tools.target
+    if not target.may_keep(entry, stat):
+        return None
+    try:
+        return Written(stat.identity, tuple(target.keep(place, entry, stat)))
+    except (OSError, TargetRefused):
+        return None
+
+
 def keep_large(lane: Lane[WriteTools], place: Place, entry: Entry, stat: Stat) -> Written | None:
     """As `keep_files`, of a file all of whose parts were seen to be whole."""
     return _kept(lane, place, Existing(entry, stat, None, (), ()))
@@ -93,7 +104,7 @@ def _kept(lane: Lane[WriteTools], place: Place, file: Existing) -> Written | Non
             same = os.pread(fd, len(inline), 0) == inline
             if not same or not _has(lane, fd, file.pieces, file.zeros):
                 return None
-        failed = target.keep_file(place, file.entry, file.stat)
+        failed = target.keep(place, file.entry, file.stat)
     except (OSError, TargetRefused):
         return None
     return Written(file.stat.identity, tuple(failed))

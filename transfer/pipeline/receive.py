@@ -15,8 +15,8 @@ from transfer.formats.reference import Reference
 from transfer.pipeline import write_tasks
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.files import Report
-from transfer.pipeline.overwrite import Fate
-from transfer.pipeline.receive_files import FileReceiver, ReceiveOptions, Wanted
+from transfer.pipeline.overwrite import Fate, Wanted
+from transfer.pipeline.receive_files import FileReceiver, ReceiveOptions
 from transfer.pipeline.receive_streams import Received
 from transfer.pipeline.workers import Pool
 from transfer.pipeline.write_tasks import There
@@ -117,11 +117,12 @@ class TreeReceiver:
         fate = self._overwrite.fate(entry, there, leads_to)
         if fate is Fate.REFUSE:
             self._files.exists(path)
-        if fate in (Fate.REFUSE, Fate.STAY):
+        stays = fate is Fate.STAY
+        if fate is Fate.REFUSE or (stays and not entry.link_group):
             return None
-        compared = there if fate is Fate.COMPARE else None
+        compared = there if fate in (Fate.COMPARE, Fate.STAY) else None
         full = await self._with_xattrs(entry, path)
-        return Wanted(full, path, compared, self._overwrite.replaces(entry, there))
+        return Wanted(full, path, compared, self._overwrite.replaces(entry, there), stays)
 
     async def _with_xattrs(self, entry: Entry, path: bytes) -> Entry:
         if entry.xattr_stream is None or entry.xattr_stream.root is None:

@@ -18,7 +18,8 @@ from transfer.formats.reference import Reference
 from transfer.pipeline import present_tasks, write_tasks
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.files import Report
-from transfer.pipeline.overwrite import Overwrite
+from transfer.pipeline.link_groups import Linked, LinkGroups
+from transfer.pipeline.overwrite import Overwrite, Wanted
 from transfer.pipeline.present_tasks import Existing
 from transfer.pipeline.receive_streams import (
     Extents,
@@ -45,15 +46,6 @@ class ReceiveOptions:
     """Then unfinished files that nobody goes on with are removed."""
 
 
-class Wanted(NamedTuple):
-    """An entry whose content is to be *path*'s; *there* is a file that may have it already."""
-
-    entry: Entry
-    path: bytes
-    there: Stat | None
-    replace: bool
-
-
 class _Planned(NamedTuple):
     """A small file, and what it is made of."""
 
@@ -71,15 +63,6 @@ class _Planned(NamedTuple):
         return BATCH if isinstance(self.entry.content, Slice) else self.entry.size
 
 
-class _Linked(NamedTuple):
-    """A file that was written, under a name of its link group."""
-
-    content: Content
-    place: Place
-    name: bytes
-    identity: tuple[int, int]
-
-
 class FileReceiver:
     def __init__(
         self, pool: Pool, nodes: NodeReader, received: Received, options: ReceiveOptions,
@@ -89,8 +72,7 @@ class FileReceiver:
         self._options, self._report = options, report
         self._streams = StreamReceiver(pool, nodes, received)
         self._leftovers: dict[tuple[Place, bytes], bytes] = {}
-        # The first to come writes the inode; who has another name of it waits for that.
-        self._links: dict[bytes, asyncio.Future[_Linked | None]] = {}
+        self._groups, self._one_by_one = LinkGroups(self._single), asyncio.Lock()
 
     def left_over(self, place: Place, names: dict[bytes, bytes]) -> None:
         """Unfinished files in *place*, by their keys, with which to go on."""
@@ -101,7 +83,8 @@ class FileReceiver:
         for each in wanted:
             entry = each.entry
             if entry.link_group:
-                await self._grouped(place, each)
+                if (linked := await self._groups.inode(place, each)) is not None:
+                    await self._link(place, each, linked)
             elif entry.type is not FileType.FILE or entry.size > BATCH:
                 await self._single(place, each)
             elif (plan := await self._plan(each)) is not None:
@@ -111,34 +94,41 @@ class FileReceiver:
                 batch.append(plan)
         await self._small(place, batch)
 
-    async def _grouped(self, place: Place, wanted: Wanted) -> None:
-        """Write the inode, or link to it where another name of the group has it by now."""
-        entry = wanted.entry
-        while (first := self._links.get(entry.link_group)) is not None:
-            await asyncio.wait((first,))
-            linked = None if first.cancelled() else first.result()
-            if linked is not None and linked.content == entry.content:
-                done = await self._pool.call(
-                    write_tasks.make_link, place, entry.name, (linked.place, linked.name),
-                    linked.identity, wanted.replace,
-                )  # fmt: skip
-                return self._settle(wanted, done)
-            if self._links[entry.link_group] is first:
-                break  # nobody else has tried since
-        claim = self._links[entry.link_group] = asyncio.get_running_loop().create_future()
-        try:
-            written = await self._single(place, wanted)
-        except BaseException:
-            claim.cancel()
-            raise
-        there = written is not None and written.identity != (0, 0)
-        linked = _Linked(entry.content, place, entry.name, written.identity) if written else None
-        claim.set_result(linked if there else None)
+    async def _link(self, place: Place, wanted: Wanted, first: Linked) -> None:
+        """Make it a name of *first*; one that may not be replaced only if it is as whole."""
+        there, link = wanted.there, (place, wanted.entry.name, first)
+        if there is None or wanted.replace or wanted.is_there_as(first.identity):
+            return self._settle(wanted, await self._linked(*link, wanted.replace))
+        # What is done to one name of an inode gives all others another ctime.
+        async with self._one_by_one:
+            if await self._single(place, await self._as_it_is(place, wanted)) is not None:
+                done = await self._linked(*link, False, instead=there.identity)
+                if done.error:
+                    self._settle(wanted, done)
+
+    async def _linked(
+        self, place: Place, name: bytes, first: Linked, replace: bool,
+        instead: tuple[int, int] | None = None,
+    ) -> Written:  # fmt: skip
+        return await self._pool.call(
+            write_tasks.make_link, place, name, (first.place, first.entry.name), first.identity,
+            replace, instead,
+        )  # fmt: skip
+
+    async def _as_it_is(self, place: Place, wanted: Wanted) -> Wanted:
+        """With the ctime that it has by now."""
+        (found,) = await self._pool.call(write_tasks.existing, place, [wanted.entry.name])
+        same = found is not None and wanted.is_there_as(found.stat.identity)
+        return wanted._replace(there=found.stat) if found and same else wanted
 
     async def _single(self, place: Place, wanted: Wanted) -> Written | None:
         """Write one entry by itself; None if it is damaged, or stays, and named."""
-        entry = wanted.entry
+        entry, there = wanted.entry, wanted.there
         if entry.type is not FileType.FILE:
+            if there is not None:
+                kept = await self._pool.call(present_tasks.keep_special, place, entry, there)
+                if kept is not None or not wanted.replace:
+                    return kept
             done = await self._again(write_tasks.make_special, place, entry, wanted.replace)
             self._settle(wanted, done)
             return done

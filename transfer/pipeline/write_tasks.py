@@ -309,12 +309,15 @@ def make_special(
 
 def make_link(
     lane: Lane[WriteTools], place: Place, name: bytes, first: tuple[Place, bytes],
-    identity: tuple[int, int], replace: bool,
+    identity: tuple[int, int], replace: bool, instead: tuple[int, int] | None,
 ) -> Written:  # fmt: skip
+    """*instead* of that inode it goes there whether it may *replace* others or not."""
+
     def make() -> Written:
         there = lane.tools.target.exists(place, name)
         if there is None or there.identity != identity:
-            lane.tools.target.make_hard_link(place, name, *first, identity, replace)
+            may = replace or (there is not None and there.identity == instead)
+            lane.tools.target.make_hard_link(place, name, *first, identity, may)
         return Written(identity)
 
     return _caught(make)

@@ -44,10 +44,16 @@ def may_stay(entry: Entry, there: Stat, owner: str) -> bool:
     changed with it: that would give rights away, or change what is theirs.
     """
     uid, gid = _wanted_owner(entry, owner)
-    own = (os.geteuid(),) if owner == "none" else (os.geteuid(), uid)
-    as_wanted = (there.mode, there.mtime) == (entry.mode, entry.mtime) and (
-        owner == "none" or (there.uid, there.gid) == (uid, gid)
+    caller = os.geteuid()
+    own = (caller,) if owner == "none" else (caller, uid)
+    # Who is not root could not give it to anybody.
+    owned = (
+        owner == "none"
+        or (there.uid, there.gid) == (uid, gid)
+        or (caller != 0 and there.uid == caller)
     )
+    mode = _mode_for(entry, there.uid, there.gid, owner)
+    as_wanted = owned and (there.mode, there.mtime) == (mode, entry.mtime)
     if there.nlink > 1 and not (entry.link_group and as_wanted):
         return False
     return there.uid in own and (as_wanted or not there.mode & _OTHERS_WRITE)
@@ -120,22 +126,26 @@ def _inherited_acls(inode: Inode, wanted: dict[bytes, bytes]) -> list[bytes]:
 
 
 def _set_mode(inode: Inode, entry: Entry, owner: str) -> bool:
-    mode = entry.mode
-    if entry.type is not FileType.DIRECTORY:
-        found = os.stat(inode)
-        uid, gid = _wanted_owner(entry, owner)
-        if found.st_uid != uid:
-            mode &= ~modes.S_ISUID
-        if found.st_gid != gid:
-            mode &= ~modes.S_ISGID
+    found = os.stat(inode)
     try:
-        os.chmod(inode, mode)
+        os.chmod(inode, _mode_for(entry, found.st_uid, found.st_gid, owner))
     except OSError as error:
         if error.errno not in _FORBIDDEN:
             raise
         return False
     # The kernel drops setgid without a word when the caller is not in the group.
     return modes.S_IMODE(os.stat(inode).st_mode) == entry.mode
+
+
+def _mode_for(entry: Entry, uid: int, gid: int, owner: str) -> int:
+    """Without what would give somebody else's rights away, in an inode of *uid* and *gid*."""
+    mode, wanted = entry.mode, _wanted_owner(entry, owner)
+    if entry.type is not FileType.DIRECTORY:
+        if uid != wanted[0]:
+            mode &= ~modes.S_ISUID
+        if gid != wanted[1]:
+            mode &= ~modes.S_ISGID
+    return mode
 
 
 def _set_times(inode: Inode, mtime: int) -> bool:

@@ -218,10 +218,12 @@ class TreeTarget:
     def may_keep(self, entry: Entry, stat: Stat) -> bool:
         return may_stay(entry, stat, self._owner)
 
-    def keep_file(self, place: Place, entry: Entry, stat: Stat) -> list[str]:
+    def keep(self, place: Place, entry: Entry, stat: Stat) -> list[str]:
         """Give what stands under the entry's name, and has its content, its metadata as well."""
-        with self.existing_file(place, entry.name, stat) as file:
-            return set_metadata(file, entry, self._owner)
+        with self._directory(place, entry.name) as fd, _anchored(fd, entry.name) as (anchor, found):
+            if not found.same_content(stat):
+                raise TargetRefused(f"{_shown(place, entry.name)} was changed meanwhile")
+            return set_metadata(anchored(anchor), entry, self._owner)
 
     def make_symlink(self, place: Place, entry: Entry, replace: bool = False) -> list[str]:
         with self._directory(place, entry.name) as fd:
