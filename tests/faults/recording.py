@@ -1,8 +1,7 @@
-"""What a program asked of a directory's files, by strace, and what a power cut could leave of it.
+"""What a program asked of a directory's files, by strace.
 
-SQLite's own calls are in it. A change of content is durable once its file was synced, a change of
-names once its directory was; whatever is not may be there or not, one by one. The shared memory of
-SQLite's log says nothing after a power cut and is left out.
+SQLite's own calls are in it. The shared memory of SQLite's log says nothing after a power cut and
+is left out; so are owners.
 """
 
 import os
@@ -13,35 +12,57 @@ from pathlib import Path
 from typing import NamedTuple
 
 CALLS = (
-    "openat", "pwrite64", "write", "fsync", "fdatasync", "rename", "renameat", "renameat2",
-    "unlink", "unlinkat", "ftruncate", "mkdir", "mkdirat",
+    "openat", "pwrite64", "write", "fsync", "fdatasync", "syncfs", "rename", "renameat",
+    "renameat2", "unlink", "unlinkat", "ftruncate", "fallocate", "mkdir", "mkdirat", "linkat",
+    "symlinkat", "mknodat", "chmod", "fchmod", "utimensat",
 )  # fmt: skip
-_HEX = re.compile(r'"((?:\\x[0-9a-f]{2})*)"(?:\.\.\.)?')
+_BY_DESCRIPTOR = (
+    "pwrite64", "write", "fsync", "fdatasync", "syncfs", "ftruncate", "fallocate",
+)  # fmt: skip
+_PART = re.compile(r'(?:\d+|AT_FDCWD)<([^>]*)>|"((?:\\x[0-9a-f]{2})*)"(?:\.\.\.)?')
 _LINE = re.compile(r"^(\d+) +(\w+)\((.*)\) += (-?\d+)(.*)$", re.DOTALL)
 _UNFINISHED = re.compile(r"^(\d+) +(\w+)\((.*) <unfinished \.\.\.>$", re.DOTALL)
 _RESUMED = re.compile(r"^(\d+) +<\.\.\. (\w+) resumed>(.*)$", re.DOTALL)
 _FD = re.compile(r"^(\d+)<([^>]*)>")
+_OPENED = re.compile(r"^/proc/(?:self|\d+)/fd/(\d+)$")
+_TIME = re.compile(r"tv_sec=(-?\d+), tv_nsec=(\d+)")
 
 
 class Op(NamedTuple):
-    """*kind* is create, write, truncate, mkdir, rename, unlink, sync, or told."""
+    """*kind* is create, symlink, fifo, mkdir, link, rename, unlink; write, truncate, mode, mtime;
+    sync (of a file, or of a directory's names), sync-all, or told.
+    """
 
     kind: str
-    path: str
+    path: str = ""
     file: int = 0
-    """Of content: which file, whatever it is called."""
+    """Which inode, whatever it is called; 0 for a directory, which has its path."""
     offset: int = 0
+    """Or a length, a mode, or ns."""
     data: bytes = b""
     target: str = ""
 
     @property
-    def changes_names(self) -> bool:
-        return self.kind in ("create", "mkdir", "rename", "unlink")
+    def makes(self) -> bool:
+        return self.kind in ("create", "symlink", "fifo")
+
+    @property
+    def names(self) -> set[str]:
+        """Those that it makes or takes away."""
+        if self.kind in ("rename", "link"):
+            return {self.target} | ({self.path} if self.path else set())
+        return {self.path} if self.makes or self.kind in ("mkdir", "unlink") else set()
 
 
-def record(root: Path, command: Sequence[str], cwd: Path) -> list[Op]:
-    """Run *command* and say what it did below *root*; its output is what was told."""
-    trace, recording = root.with_name(f"{root.name}.trace"), _Recording(root)
+def record(
+    root: Path, command: Sequence[str], cwd: Path, inodes: dict[str, int] | None = None
+) -> list[Op]:
+    """Run *command* and say what it did below *root*; its output is what was told.
+
+    *inodes* by name, if they have numbers already.
+    """
+    trace = root.with_name(f"{root.name}.trace")
+    recording = _Recording(root, numbered(root) if inodes is None else inodes)
     options = ["-f", "-y", "-xx", "-s", "10000000", "-o", str(trace), "-e", ",".join(CALLS)]
     subprocess.run(
         ["strace", *options, *command], cwd=cwd, check=True, stdout=subprocess.DEVNULL
@@ -51,60 +72,150 @@ def record(root: Path, command: Sequence[str], cwd: Path) -> list[Op]:
     return found
 
 
+def numbered(root: Path) -> dict[str, int]:
+    """All below *root* that is no directory."""
+    inodes: dict[tuple[int, int], int] = {}
+    found = {}
+    for path in sorted(each for each in root.rglob("*") if each.is_symlink() or not each.is_dir()):
+        stat = path.lstat()
+        number = inodes.setdefault((stat.st_dev, stat.st_ino), len(inodes) + 1)
+        found[os.path.relpath(path, root)] = number
+    return found
+
+
 class _Recording:
-    def __init__(self, root: Path) -> None:
-        self._root = str(root)
-        self._files: dict[str, int] = {}
-        for number, path in enumerate(sorted(each for each in root.rglob("*") if each.is_file())):
-            self._files[os.path.relpath(path, root)] = number + 1
+    """*opened* has the inode of each descriptor; *at* where the next write goes, -1 for the end."""
+
+    def __init__(self, root: Path, inodes: dict[str, int]) -> None:
+        self._root, self._files = str(root), dict(inodes)
+        # Far above those that have gone again.
+        self._last = max(inodes.values(), default=0) + 1000
+        self._sizes = {
+            number: (root / path).lstat().st_size for path, number in self._files.items()
+        }
+        self._opened: dict[int, int] = {}
+        self._at: dict[int, int] = {}
 
     def ops(self, trace: Path) -> Iterator[Op]:
         for name, given, answer in _calls(trace):
-            if answer >= 0 and (op := self._op(name, given, answer)) is not None:
-                yield op
+            if answer >= 0:
+                yield from self._ops(name, given, answer)
 
-    def _op(self, name: str, given: str, answer: int) -> Op | None:
-        strings = [bytes.fromhex(each.replace("\\x", "")) for each in _HEX.findall(given)]
-        descriptor = _FD.match(given)
-        if name == "write" and descriptor is not None and descriptor[1] == "1":
-            return Op("told", "", data=strings[0])
-        if descriptor is not None:
+    def _ops(self, name: str, given: str, answer: int) -> Iterator[Op]:
+        if name == "write" and given.startswith("1<"):
+            yield Op("told", data=_strings(given)[0])
+        elif name in ("chmod", "fchmod", "utimensat"):
+            yield from self._metadata(name, given)
+        elif name in _BY_DESCRIPTOR:
+            descriptor = _FD.match(given)
+            assert descriptor is not None, given
             path = self._below(_unescaped(descriptor[2]))
-            return None if path is None else self._content(name, path, given, strings)
-        paths = [self._below(each.decode()) for each in strings]
-        if paths[0] is None:
-            return None
-        return self._names(name, given, paths[0], paths[-1] or "")
+            if path is not None and name in ("fsync", "fdatasync"):
+                yield Op("sync", path, self._files.get(path, 0))
+            elif path is not None and name == "syncfs":
+                yield Op("sync-all")
+            elif path in self._files:
+                yield from self._content(name, int(descriptor[1]), path, given, answer)
+        else:
+            yield from self._names(name, given, answer)
 
-    def _content(self, name: str, path: str, given: str, strings: list[bytes]) -> Op | None:
-        file = self._files.get(path, 0)
+    def _content(self, name: str, fd: int, path: str, given: str, answer: int) -> Iterator[Op]:
+        file, last = self._files[path], given.rpartition(",")[2].strip()
         match name:
             case "pwrite64":
-                return Op("write", path, file, int(given.rpartition(",")[2]), strings[0])
+                yield self._write(path, file, int(last), _strings(given)[0][:answer])
+            case "write":
+                at = self._at.get(fd, 0)
+                offset = self._sizes[file] if at < 0 else at
+                yield self._write(path, file, offset, _strings(given)[0][:answer])
+                self._at[fd] = -1 if at < 0 else at + answer
             case "ftruncate":
-                return Op("truncate", path, file, int(given.rpartition(",")[2]))
-            case "fsync" | "fdatasync":
-                return Op("sync", path, file)
-        raise AssertionError(f"{name} of {path} is not understood")
+                self._sizes[file] = int(last)
+                yield Op("truncate", path, file, int(last))
+            case "fallocate" if "PUNCH_HOLE" in given:
+                offset, length = map(int, given.split(", ")[-2:])
+                yield Op("write", path, file, offset, bytes(length))
 
-    def _names(self, name: str, given: str, path: str, target: str) -> Op | None:
-        if name.startswith("mkdir"):
-            return Op("mkdir", path)
-        if name.startswith("rename"):
-            self._files[target] = file = self._files.pop(path)
-            return Op("rename", path, file, target=target)
-        if name.startswith("unlink"):
-            return Op("unlink", path, self._files.pop(path))
-        if "O_CREAT" not in given or path in self._files:
-            return None
-        self._files[path] = file = max(self._files.values(), default=0) + 1
-        return Op("create", path, file)
+    def _write(self, path: str, file: int, offset: int, data: bytes) -> Op:
+        self._sizes[file] = max(self._sizes[file], offset + len(data))
+        return Op("write", path, file, offset, data)
+
+    def _metadata(self, name: str, given: str) -> Iterator[Op]:
+        named = _paths(given)[-1]
+        file, path = self._file(named), self._below(named)
+        if not file and path is None:
+            return
+        if name == "utimensat":
+            seconds, rest = _TIME.findall(given)[-1]
+            yield Op("mtime", path or "", file, int(seconds) * 10**9 + int(rest))
+        else:
+            yield Op("mode", path or "", file, int(given.rpartition(",")[2], 8))
+
+    def _names(self, name: str, given: str, answer: int) -> Iterator[Op]:
+        *_, first, last = ["", *_paths(given)]
+        path = self._below(last)
+        if name == "openat":
+            yield from self._open(path, self._file(last), given, answer)
+        elif path is None:
+            return
+        elif name.startswith("mkdir"):
+            yield Op("mkdir", path)
+        elif name.startswith("unlink"):
+            yield Op("unlink", path, self._files.pop(path))
+        elif name.startswith("rename"):
+            old = self._below(first)
+            assert old is not None, given
+            self._files[path] = file = self._files.pop(old)
+            yield Op("rename", old, file, target=path)
+        elif name == "linkat":
+            self._files[path] = file = self._file(first)
+            yield Op("link", "", file, target=path)
+        elif name == "symlinkat":
+            yield Op("symlink", path, self._new(path), target=_strings(given)[0].decode())
+        else:
+            assert "S_IFIFO" in given, f"{name} of {path} is not understood"
+            yield Op("fifo", path, self._new(path))
+
+    def _open(self, path: str | None, file: int, given: str, answer: int) -> Iterator[Op]:
+        if path is not None and not file and "O_CREAT" in given:
+            file = self._new(path)
+            yield Op("create", path, file)
+        elif path is not None and file and "O_TRUNC" in given:
+            self._sizes[file] = 0
+            yield Op("truncate", path, file)
+        self._opened[answer], self._at[answer] = file, -1 if "O_APPEND" in given else 0
+
+    def _new(self, path: str) -> int:
+        self._last += 1
+        self._files[path], self._sizes[self._last] = self._last, 0
+        return self._last
+
+    def _file(self, path: str) -> int:
+        """0 for a directory, and for what is not below the root."""
+        if opened := _OPENED.match(path):
+            return self._opened.get(int(opened[1]), 0)
+        return self._files.get(self._below(path) or "", 0)
 
     def _below(self, path: str) -> str | None:
         if path == self._root:
             return "."
         relative = path.removeprefix(self._root + "/")
         return None if relative == path or path.endswith("-shm") else relative
+
+
+def _paths(given: str) -> list[str]:
+    """The paths that a call names, by strings from the directory before them, or descriptors."""
+    found: list[str] = []
+    directory, used = "", True
+    for part in _PART.finditer(given):
+        if part[2] is None:
+            if not used:
+                found.append(directory)
+            directory, used = _unescaped(part[1]), False
+        else:
+            found.append(os.path.join(directory, _unescaped(part[2])))
+            used = True
+    return found if used else [*found, directory]
 
 
 def _calls(trace: Path) -> Iterator[tuple[str, str, int]]:
@@ -120,77 +231,10 @@ def _calls(trace: Path) -> Iterator[tuple[str, str, int]]:
             yield whole[2], whole[3], int(whole[4])
 
 
+def _strings(given: str) -> list[bytes]:
+    found = (part[2] for part in _PART.finditer(given))
+    return [bytes.fromhex(each.replace("\\x", "")) for each in found if each is not None]
+
+
 def _unescaped(text: str) -> str:
     return re.sub(r"\\x([0-9a-f]{2})", lambda found: chr(int(found[1], 16)), text)
-
-
-def durable(ops: Sequence[Op]) -> set[int]:
-    """The numbers of those that a power cut after all of *ops* leaves."""
-    kept: set[int] = set()
-    pending: dict[tuple[str, object], list[int]] = {}
-    for number, op in enumerate(ops):
-        if op.kind == "sync":
-            key = ("file", op.file) if op.file else ("names", op.path)
-            kept.update(pending.pop(key, []))
-        elif op.changes_names:
-            for path in {op.path, op.target or op.path}:
-                pending.setdefault(("names", os.path.dirname(path) or "."), []).append(number)
-        elif op.kind != "told":
-            pending.setdefault(("file", op.file), []).append(number)
-    return kept
-
-
-def replay(before: Path, into: Path, ops: Sequence[Op], chosen: set[int]) -> None:
-    """Make *into* of a copy of *before* by the *chosen* of *ops*."""
-    disk = _Disk(before)
-    for number, op in enumerate(ops):
-        if number in chosen:
-            disk.apply(op)
-    disk.write(into)
-
-
-class _Disk:
-    """Names and contents, apart from each other."""
-
-    def __init__(self, before: Path) -> None:
-        self._names: dict[str, int] = {}
-        self._contents: dict[int, bytearray] = {}
-        self._directories = {"."}
-        files = sorted(each for each in before.rglob("*") if each.is_file())
-        for number, path in enumerate(files):
-            self._names[os.path.relpath(path, before)] = number + 1
-            self._contents[number + 1] = bytearray(path.read_bytes())
-        self._directories |= {
-            os.path.relpath(each, before) for each in before.rglob("*") if each.is_dir()
-        }
-
-    def apply(self, op: Op) -> None:
-        content = self._contents.setdefault(op.file, bytearray())
-        match op.kind:
-            case "create":
-                self._names[op.path] = op.file
-            case "mkdir":
-                self._directories.add(op.path)
-            case "rename":
-                self._names.pop(op.path, None)
-                self._names[op.target] = op.file
-            case "unlink":
-                if self._names.get(op.path) == op.file:
-                    del self._names[op.path]
-            case "truncate":
-                del content[op.offset :]
-                content.extend(bytes(op.offset - len(content)))
-            case "write":
-                content.extend(bytes(max(0, op.offset - len(content))))
-                content[op.offset : op.offset + len(op.data)] = op.data
-
-    def write(self, into: Path) -> None:
-        into.mkdir()
-        for path in sorted(self._directories - {"."}):
-            if os.path.dirname(path) in self._directories | {""}:
-                (into / path).mkdir(mode=0o700)
-            else:
-                self._directories.discard(path)
-        for path, file in self._names.items():
-            if (into / path).parent.is_dir():
-                (into / path).write_bytes(self._contents[file])

@@ -14,7 +14,8 @@ import pytest
 
 from tests.acceptance.needs import lacking
 from tests.acceptance.shell import ROOT
-from tests.faults.recording import Op, durable, record, replay
+from tests.faults.crash_images import cuts, durable, replay
+from tests.faults.recording import Op, record
 from tests.vault.test_power_cuts import keeps_its_word, told_nothing
 from transfer.vault.open import open_vault, verify_vault
 
@@ -58,24 +59,6 @@ def test_the_recording_has_what_it_is_about(life, tmp_path):
     assert durable([Op("create", "a/b", 1), Op("write", "a/b", 1), Op("sync", "a/b", 1)]) == {1}
     assert durable([Op("create", "a/b", 1), Op("sync", "a")]) == {0}
     assert durable([Op("write", "a", 1), Op("sync", "b", 2)]) == set()
-
-
-def cuts(ops, choice, many):
-    """(end, what is left) for each end; of the random ones so *many* in all."""
-    for end in range(len(ops) + 1):
-        if end and ops[end - 1].kind == "told":
-            continue
-        kept = durable(ops[:end])
-        lost = set(range(end)) - kept - {n for n in range(end) if ops[n].kind in ("told", "sync")}
-        yield end, kept
-        if lost:
-            yield end, kept | lost
-        for one in lost if len(lost) > 1 else ():
-            yield end, kept | lost - {one}
-    for _ in range(many):
-        end = choice.randrange(1, len(ops) + 1)
-        kept = durable(ops[:end])
-        yield end, kept | {n for n in range(end) if n not in kept and choice.random() < 0.5}
 
 
 async def check(life, image, end, chosen):
