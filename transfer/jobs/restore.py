@@ -40,6 +40,7 @@ from transfer.pipeline.write_tasks import FrameAt, Piece
 from transfer.policy.globs import Globs
 from transfer.sources.handles import file_handle, inode_handle
 from transfer.targets import image
+from transfer.vault.durable import make_directory
 from transfer.waiting import to_the_end
 
 
@@ -272,7 +273,7 @@ def _make_target(target: bytes) -> None:
     if os.path.lexists(target):
         raise TargetRefused(f"{shown} is not a directory", "name a directory with --to")
     try:
-        os.makedirs(target, 0o700)
+        make_directory(Path(shown))
     except OSError as error:
         raise TargetUnusable(f"{shown}: {error.strerror}", "name another with --to") from error
 

@@ -78,9 +78,12 @@ class RestoreMark:
             if earlier is None:
                 os.ftruncate(self._fd, 0)
                 self._write(self._mark)
-                sync_directory(made)
             else:
                 self._mark = earlier
+                os.fsync(self._fd)
+            # Also of one that was killed before it had done so.
+            for directory in (made, made.parent):
+                sync_directory(directory)
             return earlier
 
     def owns(self, handle: bytes, finished: int = 0) -> None:

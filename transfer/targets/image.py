@@ -6,7 +6,7 @@ import os
 import stat as modes
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from transfer.errors import NotFound, TargetRefused, TargetUnusable
 from transfer.files.metadata import anchored
@@ -34,37 +34,41 @@ class ImageTarget:
         temporary: bytes | None = None,
     ) -> None:  # fmt: skip
         self.path, self.fd, self.has_content = path, fd, has_content
-        self._directory, self.temporary = directory, temporary
+        self.directory, self.temporary = directory, temporary
 
     def finish(self) -> None:
         """Return when all that was written is durable, under its name."""
         with target_errors(self.path, *_UNUSABLE):
             os.fsync(self.fd)
-            if self.temporary is None:
-                return
-            key, name = key_of(self.temporary), os.path.basename(self.path)
-            try:
-                publish(self._directory, self.fd, self.temporary, name, replace=False)
-            except FileExistsError as error:
-                raise _exists(self.path) from error
-            self.temporary = None
-            for left in _leftovers(self._directory, key):
-                unfinished.remove(self._directory, left)
-            os.fsync(self._directory)
+            if self.temporary is not None:
+                self._name(self.temporary)
+            if self.directory >= 0:
+                # Also for one that had its name already: whoever gave it may not have come so far.
+                os.fsync(self.directory)
+
+    def _name(self, temporary: bytes) -> None:
+        key, name = key_of(temporary), os.path.basename(self.path)
+        try:
+            publish(self.directory, self.fd, temporary, name, replace=False)
+        except FileExistsError as error:
+            raise _exists(self.path) from error
+        self.temporary = None
+        for left in _leftovers(self.directory, key):
+            unfinished.remove(self.directory, left)
 
     def leave(self) -> None:
         """Leave a new file unfinished, to whoever goes on with it."""
         if self.temporary is not None:
-            unfinished.leave(self._directory, self.temporary)
+            unfinished.leave(self.directory, self.temporary)
             self.temporary = None
 
     def close(self) -> None:
         """Close it; what is not finished and has no name of its own goes."""
         os.close(self.fd)
         if self.temporary is not None:
-            unfinished.remove(self._directory, self.temporary)
-        if self._directory >= 0:
-            os.close(self._directory)
+            unfinished.remove(self.directory, self.temporary)
+        if self.directory >= 0:
+            os.close(self.directory)
 
 
 @contextmanager
@@ -106,9 +110,11 @@ def _open(path: bytes, size: int, replace: bool, key: bytes) -> ImageTarget:
     if modes.S_ISLNK(mode):
         raise TargetRefused(f"{_shown(path)} is a symlink", "name what it leads to")
     if modes.S_ISREG(mode):
-        target = ImageTarget(path, _open_file(path, size, replace), has_content=replace)
+        target = ImageTarget(path, _open_file(path, size, replace), replace)
+        with suppress(PermissionError):
+            target.directory = _directory_of(path)
     elif modes.S_ISBLK(mode):
-        target = ImageTarget(path, _open_device(path, size, replace), has_content=True)
+        target = ImageTarget(path, _open_device(path, size, replace), True)
     else:
         raise TargetRefused(f"{_shown(path)} is neither a regular file nor a block device")
     read_from_disk(target.fd)
@@ -136,12 +142,12 @@ def _name_of(fd: int) -> bytes:
 
 def _open_new(path: bytes, size: int, key: bytes) -> ImageTarget:
     """A new file, or what an interrupted restore has left of it."""
-    above = os.path.dirname(path)
     try:
-        directory = os.open(above or b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = _directory_of(path)
     except FileNotFoundError as error:
         raise NotFound(
-            f"{_shown(above)} does not exist", "make it, or name another target with --to"
+            f"{_shown(os.path.dirname(path))} does not exist",
+            "make it, or name another target with --to",
         ) from error
     try:
         adopted = (unfinished.adopt(directory, each, size) for each in _leftovers(directory, key))
@@ -151,6 +157,11 @@ def _open_new(path: bytes, size: int, key: bytes) -> ImageTarget:
         os.close(directory)
         raise
     return ImageTarget(path, fd, found is not None, directory, temporary)
+
+
+def _directory_of(path: bytes) -> int:
+    above = os.path.dirname(path) or b"."
+    return os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _leftovers(directory: int, key: bytes) -> list[bytes]:
