@@ -113,13 +113,22 @@ def killed(process, into, size, pause):
     process.stderr.close()
 
 
-@pytest.mark.parametrize("connections", [pytest.param(1, marks=pytest.mark.slow), 4])
-def test_a_slow_restore_loses_at_most_one_frame_a_connection(stored, work, connections):
-    source, size = stored.item("noise-24")
-    words = ("restore", "noise-24", "--to", work, "--connections", connections, "--down", "6M")
+@pytest.mark.parametrize(
+    ("connections", "name", "kills"),
+    [
+        (4, "noise-24", 3), pytest.param(1, "noise-24", 3, marks=pytest.mark.slow),
+        pytest.param(4, "noise-96", 50, marks=HOURS),
+    ],
+)  # fmt: skip
+def test_a_slow_restore_loses_at_most_one_frame_a_connection(
+    stored, work, connections, name, kills
+):
+    (source, size), moments = stored.item(name), random.Random(connections)
+    words = ("restore", name, "--to", work, "--connections", connections, "--down", "6M")
     before = stored.fetched()
-    for part, pause in ((0.3, 0.1), (0.6, 0.6), (0.8, 0.35)):
-        killed(stored.shell.start(*words), work, part * 24 * MIB, pause)
+    for number in range(1, kills + 1):
+        part = number / (kills + 1) * source.stat().st_size
+        killed(stored.shell.start(*words), work, part, moments.uniform(0, 0.2))
     stored.shell(*words)
-    assert filecmp.cmp(source, work / "noise-24", shallow=False)
-    assert stored.fetched() - before < size * 1.01 + 3 * connections * FRAME
+    assert filecmp.cmp(source, work / name, shallow=False)
+    assert stored.fetched() - before < size * 1.01 + kills * connections * FRAME
