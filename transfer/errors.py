@@ -73,6 +73,17 @@ class ViewBroken(TransientError):
     """The source did not hold still for as long as its view needed."""
 
 
+class SourceUnavailable(TransientError):
+    """The server of a source did not answer, or its connection broke."""
+
+
+class SourceFailed(TransientError):
+    """The server of a source could not do what it was asked for; the connection lives on."""
+
+    number: int | None = None
+    """What the server calls it, by its protocol's numbers."""
+
+
 class WorkerLost(TransientError):
     """A worker process ended in the middle of a task."""
 
@@ -83,6 +94,10 @@ class IntegrityError(TransferError):
 
 class FormatError(IntegrityError):
     """Bytes that no version of this program could have written."""
+
+
+class ProtocolBroken(IntegrityError):
+    """The server of a source says what its protocol forbids; nothing of it may be believed."""
 
 
 class IdMismatch(IntegrityError):
@@ -162,4 +177,4 @@ class NameTaken(AccessError):
 
 
 class Untrusted(AccessError):
-    """Who answers is not the vault: another certificate authority, an old TLS, or none at all."""
+    """Who answers is not who was meant: another certificate authority, an old TLS, or none."""

@@ -2,9 +2,7 @@
 
 import asyncio
 import datetime
-import functools
 import gzip
-import inspect
 import logging
 import resource
 import socket
@@ -13,12 +11,12 @@ import tracemalloc
 from contextlib import asynccontextmanager, suppress
 
 import pytest
-import uvloop
 from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.loops import on_both_loops
 from transfer.net.connections import Connections, Limits
 from transfer.net.slow_body import READ_AHEAD, SlowBody, TooSlow, read_into
 
@@ -26,23 +24,6 @@ QUICK = Limits(connections=16, head=0.3, idle=0.8, stalled=0.3)
 GET = b"GET /small HTTP/1.1\r\nHost: vault\r\n\r\n"
 POST = b"POST /body HTTP/1.1\r\nHost: vault\r\n"
 MIB = 2**20
-
-
-LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-
-
-def on_both_loops(test):
-    """asyncio is what Python has, uvloop what the command runs on; their TLS differs."""
-
-    @functools.wraps(test)
-    def run(loop, **fixtures):
-        with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-            runner.run(asyncio.wait_for(test(**fixtures), 20))
-
-    signature = inspect.signature(test)
-    loop = inspect.Parameter("loop", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    run.__signature__ = signature.replace(parameters=[loop, *signature.parameters.values()])
-    return pytest.mark.parametrize("loop", LOOPS)(run)
 
 
 @pytest.fixture(scope="module")
