@@ -66,6 +66,53 @@ async def test_at_most_parallel_batches_are_under_way():
     assert echo.batches == [["a"], ["b"], ["c"]]
 
 
+async def test_beside_others_a_batch_begins_only_when_it_is_worth_it():
+    echo = Echo()
+    echo.gate.clear()
+    async with task_group() as group:
+        batcher = Batcher(group, echo.run, len, limit=100, count=10, parallel=3, least=4)
+        asking = []
+
+        async def ask(question):
+            asking.append(asyncio.create_task(batcher.ask(question)))
+            for _ in range(3):
+                await asyncio.sleep(0)
+
+        for question in ("a", "b", "cc"):  # nobody is beside the first one
+            await ask(question)
+        assert echo.batches == [["a"]]
+        await ask("d")
+        assert echo.batches == [["a"], ["b", "cc", "d"]]
+        await ask("e")
+        echo.gate.set()
+        await asyncio.gather(*asking)
+    assert echo.batches == [["a"], ["b", "cc", "d"], ["e"]]
+
+
+async def test_what_is_small_is_never_left_waiting():
+    """Whoever ends last takes it along."""
+    for gone in range(2):
+        gates = [asyncio.Event(), asyncio.Event()]
+        order = iter(gates)
+
+        async def run(questions, order=order):
+            await next(order).wait() if len(questions[0]) > 3 else None
+            return questions
+
+        async with task_group() as group:
+            batcher = Batcher(group, run, len, limit=4, count=9, parallel=2, least=4)
+            large = [asyncio.create_task(batcher.ask(each)) for each in ("aaaa", "bbbb")]
+            for _ in range(3):
+                await asyncio.sleep(0)
+            small = asyncio.create_task(batcher.ask("c"))
+            for gate in (gates[gone], gates[1 - gone]):
+                gate.set()
+                for _ in range(3):
+                    await asyncio.sleep(0)
+            assert await asyncio.wait_for(small, 1) == "c"
+            await asyncio.gather(*large)
+
+
 async def test_an_error_reaches_all_who_asked_and_the_next_batch_is_run():
     echo = Echo()
     async with task_group() as group:

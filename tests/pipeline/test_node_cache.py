@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.suites.vault import PAGE, made_frame
+from tests.suites.vault import LEAF, PAGE, made_frame
+from transfer.formats.reference import Kind, tag_of
 from transfer.pipeline.node_cache import MAX_NODES, NodeCache
 
 
@@ -38,6 +39,20 @@ def run(path, read=(), added=(), commit=True, **options):
         return found
     finally:
         cache.close()
+
+
+def test_what_is_below_a_node_that_is_kept_is_kept_without_being_read(path):
+    leaves = [made_frame(10 + n, LEAF, [made_frame(n)[0]]) for n in range(3)]
+    below = sorted(reference for reference, _ in leaves[:2])
+    above = made_frame(20, tag_of(Kind.STREAM, 2), below)
+    run(path, added=[*leaves, above])
+    cache = opened(path)
+    cache.keep([above[0], made_frame(30, LEAF, below[:1])[0]])
+    cache.add([node(1)])
+    cache.commit()
+    cache.close()
+    expected = [leaves[0][1], leaves[1][1], None, above[1]]
+    assert run(path, [*leaves, above]) == expected
 
 
 def test_the_next_run_finds_what_this_one_read_and_made(path):

@@ -1,6 +1,7 @@
 """A stream comes back as it was, and costs what its parent does not have."""
 
 import os
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from transfer.files.directories import Place
 from transfer.files.metadata import stat_at
 from transfer.formats.reference import NULL_ID, Kind, Reference, tag_of
 from transfer.formats.stream import FANOUT, MIN_BLOCK, Descriptor, depth
-from transfer.pipeline.streams import block_runs, send_stream
+from transfer.pipeline.streams import block_runs, packed, send_stream
 from transfer.sources.reading import SourceChanged, SourceFile
 
 SIZE = MIN_BLOCK
@@ -188,6 +189,11 @@ extents = st.lists(st.integers(0, 40), min_size=2, max_size=12, unique=True).map
 @given(extents, st.integers(1, 64), st.integers(1, 8))
 def test_runs_cover_each_block_of_the_extents_once(extents, block_size, per_batch):
     runs = block_runs(extents, 0, block_size, per_batch)
+    batches = packed(runs, per_batch)
+    assert [run for batch in batches for run in batch] == runs
+    assert all(sum(count for _, count in batch) <= per_batch for batch in batches)
+    for one, other in pairwise(batches):  # none that could have taken more
+        assert sum(count for _, count in (*one, other[0])) > per_batch
     covered = [block for first, count in runs for block in range(first, first + count)]
     needed = {byte // block_size for start, size in extents for byte in range(start, start + size)}
     assert len(covered) == len(set(covered))

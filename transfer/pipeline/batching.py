@@ -28,32 +28,45 @@ class Batcher(Generic[Q, A]):
     """Run questions in the order in which they came, those that wait at the same time together.
 
     A batch holds at most *count* questions of together at most *limit* (or one that is larger), and
-    at most *parallel* are under way. They run in tasks of *group*: whoever asked and is cancelled
+    at most *parallel* are under way; beside others one begins only when questions of *least* wait,
+    for small ones cost less together. They run in tasks of *group*: whoever asked and is cancelled
     takes no answer away from others.
     """
 
     def __init__(
         self, group: asyncio.TaskGroup, run: Callable[[list[Q]], Awaitable[Sequence[A]]],
-        size: Callable[[Q], int], *, limit: int, count: int, parallel: int = 1,
+        size: Callable[[Q], int], *, limit: int, count: int, parallel: int = 1, least: int = 0,
     ) -> None:  # fmt: skip
         self._group, self._run, self._size = group, run, size
-        self.limit, self._count, self._free = limit, count, parallel
+        self.limit, self._count, self._parallel, self._least = limit, count, parallel, least
+        self._active = 0
         self._waiting: list[tuple[Q, asyncio.Future[A]]] = []
 
     async def ask(self, question: Q) -> A:
         answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, answer))
-        if self._free:
-            self._free -= 1
+        if self._active < self._parallel and self._is_worth_it(self._active):
+            self._active += 1
             self._group.create_task(self._drain(), name="batcher")
         return await answer
 
     async def _drain(self) -> None:
         try:
-            while self._waiting:
+            while self._is_worth_it(self._active - 1):
                 await self._answer(self._take())
         finally:
-            self._free += 1
+            self._active -= 1
+
+    def _is_worth_it(self, others: int) -> bool:
+        """Whether what waits is to be a batch now, beside so many others."""
+        if not others or not self._least:
+            return bool(self._waiting)
+        size = 0
+        for question, _ in self._waiting:
+            size += self._size(question)
+            if size >= self._least:
+                return True
+        return False
 
     def _take(self) -> list[tuple[Q, asyncio.Future[A]]]:
         size = number = 0

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from transfer.errors import FormatError, FrameMissing
+from transfer.formats.reference import Kind, Reference, tag_of
 from transfer.formats.stream import FANOUT, FIXED, Descriptor, block_count, depth
 from transfer.pipeline.batching import task_group
 from transfer.pipeline.fetch import NodeReader
@@ -26,7 +27,7 @@ from transfer.pipeline.streams import Leaves
 from transfer.sources.changes import Content, Data
 
 Extent = tuple[int, int]
-AHEAD = 32  # parts under way: of most leaves one block is read, and then its node is stored
+AHEAD = 64  # parts under way: of most leaves one block is read, and then its node is stored
 FEW = 16  # changed blocks of a leaf, for which it is not asked where its holes are
 
 
@@ -116,6 +117,7 @@ async def send_changed(
         for task in ahead:
             await stream.builder.place(*await task)
     root = await stream.builder.finish()
+    await sender.keep(stream.kept)
     if lied := await stream.audit():
         raise TrackerLied(lied)
     return Descriptor(length, parent.block_size, FIXED, root)
@@ -134,6 +136,7 @@ class _ChangedStream:
         depths = [depth(each, parent.block_size) for each in (length, parent.length)]
         self._leaf_level, self._levels = min(1, depths[0]), min(depths)
         self._sample, self._clean = deque(sorted(sample)), list[int]()
+        self.kept: list[Reference] = []
 
     async def parts(self) -> AsyncIterator[tuple[Awaitable[_Placed], int]]:
         """What is done about each part of the stream, from left to right, and its bytes."""
@@ -157,6 +160,8 @@ class _ChangedStream:
             except (FrameMissing, FormatError):
                 continue  # a damaged parent costs reading, never a wrong point
             self._look_at_clean(end, [])
+            if id is not None:
+                self.kept.append(Reference(tag_of(Kind.STREAM, level), id))
             return _done(_Placed(level, at // size, id)), end - at
         return None
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from transfer.errors import FormatError, NewerFormat
 from transfer.formats import frame
-from transfer.formats.reference import Reference
+from transfer.formats.reference import REFERENCE_SIZE, Kind, Reference, decode_references
 
 LIMIT = 512 * 2**20
 MAX_NODES = 100_000
@@ -54,6 +54,33 @@ class NodeCache:
         with self._lock:
             return [self._get(reference) for reference in references]
 
+    def keep(self, references: Sequence[Reference]) -> None:
+        """These are in the new point, with all that is below them: kept, as far as they are here.
+
+        What they say is not checked; at the worst nodes are kept that nobody asks for.
+        """
+        left = list(references)
+        with self._lock:
+            while left:
+                reference = left.pop()
+                place = self._places.get(reference)
+                if place is None or reference in self._used:
+                    continue
+                self._use(reference, place)
+                if reference.kind is Kind.STREAM and reference.level > 1:
+                    left += self._children(place)
+
+    def _children(self, place: _Place) -> list[Reference]:
+        try:
+            raw = os.pread(self._old, place[1], place[0])
+            header = frame.decode_header(raw)
+            if header is None:
+                return []
+            end = frame.HEADER_SIZE + header.child_count * REFERENCE_SIZE
+            return list(decode_references(raw[frame.HEADER_SIZE : end]))
+        except (OSError, FormatError, NewerFormat):
+            return []
+
     def _get(self, reference: Reference) -> bytes | None:
         place = self._places.get(reference)
         if place is None:
@@ -62,10 +89,13 @@ class NodeCache:
             raw = os.pread(self._old, place[1], place[0])
         except OSError:
             return None
+        self._use(reference, place)
+        return raw
+
+    def _use(self, reference: Reference, place: _Place) -> None:
         if reference not in self._used and self._has_room(place[1]):
             self._used[reference] = place
             self._size += place[1]
-        return raw
 
     def forget(self, reference: Reference) -> None:
         """It did not open."""

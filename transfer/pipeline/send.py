@@ -28,6 +28,7 @@ from transfer.vault.base import MAX_FRAMES, Outcome, Vault
 
 MAX_CALL = 8 * 2**20
 SLOW_CALL = 2**20
+SMALL = 2**18  # less than that waits for the end of another call: each costs the vault an fsync
 QUICK = 16 * 2**20  # bytes a second of one call
 MAX_ASKED = 8192
 
@@ -84,13 +85,13 @@ class Sender:
         self._reads, self._resumes = reads or NoReads(), resumes
         self.pool, self.sent, self.trust_parent = pool, Sent(), trust_parent
         self._vault, self._session, self._generation = vault, session, generation
-        self._sending, self._cache = sending, cache
+        self._sending, self._cache, self.group = sending, cache, group
         self._have: Batcher[list[bytes], list[bool]] = Batcher(
             group, self._ask_have, len, limit=MAX_ASKED, count=256
         )
         self._store: Batcher[Frames, int] = Batcher(
             group, self._store_frames, lambda each: each.weight, limit=SLOW_CALL, count=256,
-            parallel=uploads,
+            parallel=uploads, least=SMALL,
         )  # fmt: skip
         self._seal_nodes: Batcher[Node, Reference] = Batcher(
             group, self._nodes_together, lambda each: each.room, limit=2**21, count=64, parallel=2
@@ -141,6 +142,11 @@ class Sender:
         """Their blocks were read and are stored: a later run may go on from there."""
         if extents:
             await self._reads.note(extents)
+
+    async def keep(self, nodes: Sequence[Reference]) -> None:
+        """They and all that is below them stay as the parent point has them."""
+        if self._cache is not None and nodes:
+            await asyncio.to_thread(self._cache.keep, nodes)
 
     async def blocks(
         self, worker: Leased, ids: Sequence[bytes | None], known: frozenset[bytes] = frozenset()

@@ -9,21 +9,24 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
 from transfer.formats.journal import Ids
 from transfer.formats.stream import FANOUT, FIXED, Descriptor, block_count
 from transfer.pipeline import tasks
-from transfer.pipeline.batching import task_group
+from transfer.pipeline.batching import Batcher, task_group
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.resume import Proof
 from transfer.pipeline.send import Sender
 from transfer.pipeline.stream_nodes import ParentStream, Slots, StreamBuilder
 from transfer.pipeline.workers import Leased
-from transfer.sources.changes import Content, Data
+from transfer.sources.changes import Content, Data, Extent
+from transfer.sources.reading import SourceFile
 
 T = TypeVar("T")
 AHEAD = 4
+Run = tuple[int, int]  # first block of a leaf, and how many
 
 
 async def send_stream(
@@ -70,6 +73,20 @@ async def assemble(
     return Descriptor(length, block_size, FIXED, await builder.finish())
 
 
+class _Wanted(NamedTuple):
+    """Extents to be read, and IDs that the parent point has around them."""
+
+    extents: Sequence[Extent]
+    known: frozenset[bytes]
+
+    @property
+    def size(self) -> int:
+        return sum(length for _, length in self.extents)
+
+    def blocks(self, block_size: int) -> int:
+        return sum(block_count(length, block_size) for _, length in self.extents)
+
+
 class Leaves:
     """Reads and sends the blocks below one leaf after the other."""
 
@@ -78,6 +95,11 @@ class Leaves:
         before: ParentStream, strict: bool, proof: Proof | None, data: Data | None,
     ) -> None:  # fmt: skip
         self._data = data
+        # Changed blocks that lie far apart are read together once all lanes are at work.
+        self._reading: Batcher[_Wanted, list[bytes | None]] = Batcher(
+            sender.group, self._read, lambda each: each.size, limit=tasks.BATCH, count=256,
+            parallel=sender.pool.lanes,
+        )  # fmt: skip
         self._sender, self._file, self._strict, self._proof = sender, file, strict, proof
         self._length, self._block_size, self._before = length, block_size, before
 
@@ -87,63 +109,76 @@ class Leaves:
         zeros = (None,) * block_count(end - start, self._block_size)
         return await self.send_blocks(start, zeros, await self.data(start, end))
 
-    async def data(self, start: int, end: int) -> list[tuple[int, int]]:
+    async def data(self, start: int, end: int) -> list[Extent]:
         """Extents that may hold other bytes than zeros."""
         if self._data is not None:
             return await self._data(start, end)
-        found: list[tuple[int, int]] = await self._sender.pool.call(
+        assert isinstance(self._file, SourceFile)  # all others know it by themselves
+        found: list[Extent] = await self._sender.pool.call(
             tasks.extents, self._file, start, end, self._strict
         )
         return found
 
-    async def send_blocks(
-        self, start: int, slots: Slots, extents: Sequence[tuple[int, int]]
-    ) -> Slots:
+    async def send_blocks(self, start: int, slots: Slots, extents: Sequence[Extent]) -> Slots:
         """The leaf of these *slots* that begins at *start*, its blocks in *extents* read anew."""
         end = min(start + len(slots) * self._block_size, self._length)
         ids = list(slots)
         known = await self._before.around(0, start // self._block_size)
 
-        async def batch(first: int, count: int) -> None:
-            at = start + first * self._block_size
-            length = min(count * self._block_size, end - at)
-            ids[first : first + count] = await self._known_batch(at, length, known)
+        async def batch(runs: Sequence[Run]) -> None:
+            extents = [self._extent(start, run, end) for run in runs]
+            found = await self._known_batch(extents, known)
+            for (first, count), some in zip(runs, found, strict=True):
+                ids[first : first + count] = some
 
         per_batch = max(1, tasks.BATCH // self._block_size)
         runs = block_runs(extents, start, self._block_size, per_batch)
-        await _together([batch(first, count) for first, count in runs])
+        await _together([batch(some) for some in packed(runs, per_batch)])
         return tuple(ids)
 
-    async def _known_batch(self, offset: int, length: int, known: frozenset[bytes]) -> Ids:
-        if self._proof is None:
-            return await self._batch(offset, length, known)
-        key = self._proof.key(offset, length)
-        (ids,) = await self._sender.recalled([(key, block_count(length, self._block_size))])
-        if ids is not None:
-            self._sender.sent.bytes_resumed += length
-            return ids
-        ids = await self._batch(offset, length, known)
-        await self._sender.note([(key, ids)])
-        return ids
+    def _extent(self, start: int, run: Run, end: int) -> Extent:
+        at = start + run[0] * self._block_size
+        return at, min(run[1] * self._block_size, end - at)
 
-    async def _batch(self, offset: int, length: int, known: frozenset[bytes]) -> Ids:
+    async def _known_batch(self, extents: Sequence[Extent], known: frozenset[bytes]) -> list[Ids]:
+        """The IDs of each extent's blocks."""
+        if self._proof is None:
+            return await self._batch(extents, known)
+        keys = [self._proof.key(*extent) for extent in extents]
+        counts = [block_count(length, self._block_size) for _, length in extents]
+        found = await self._sender.recalled(list(zip(keys, counts, strict=True)))
+        left = [n for n, ids in enumerate(found) if ids is None]
+        sizes = sum(extents[n][1] for n, ids in enumerate(found) if ids is not None)
+        self._sender.sent.bytes_resumed += sizes
+        read = await self._batch([extents[n] for n in left], known) if left else []
+        await self._sender.note([(keys[n], ids) for n, ids in zip(left, read, strict=True)])
+        new = iter(read)
+        return [ids if ids is not None else next(new) for ids in found]
+
+    async def _batch(self, extents: Sequence[Extent], known: frozenset[bytes]) -> list[Ids]:
+        ids = iter(await self._reading.ask(_Wanted(extents, known)))
+        return [tuple(islice(ids, block_count(length, self._block_size))) for _, length in extents]
+
+    async def _read(self, wanted: list[_Wanted]) -> list[list[bytes | None]]:
+        """Blocks of one leaf or of several, as much as a lane keeps."""
+        extents = [extent for each in wanted for extent in each.extents]
+        known = frozenset[bytes]().union(*(each.known for each in wanted))
+
         async def work(worker: Leased) -> list[bytes | None]:
             found: list[bytes | None] = await worker.call(
-                tasks.read_blocks, self._file, offset, length, self._block_size, self._strict
+                tasks.read_blocks, self._file, extents, self._block_size, self._strict
             )
             await self._sender.blocks(worker, found, known)
             return found
 
-        ids = await self._sender.pool.run(work)
-        self._sender.sent.bytes_read += length
-        return tuple(ids)
+        ids = iter(await self._sender.pool.run(work))
+        self._sender.sent.bytes_read += sum(each.size for each in wanted)
+        return [list(islice(ids, each.blocks(self._block_size))) for each in wanted]
 
 
-def block_runs(
-    extents: Sequence[tuple[int, int]], start: int, block_size: int, per_batch: int
-) -> list[tuple[int, int]]:
-    """(first block, count) of at most *per_batch* each that cover *extents*, each block once."""
-    runs: list[tuple[int, int]] = []
+def block_runs(extents: Sequence[Extent], start: int, block_size: int, per_batch: int) -> list[Run]:
+    """Runs of at most *per_batch* blocks each that cover *extents*, each block once."""
+    runs: list[Run] = []
     done = 0
     for offset, length in extents:
         first = max(done, (offset - start) // block_size)
@@ -157,6 +192,19 @@ def block_runs(
             first += count
         done = max(done, last)
     return runs
+
+
+def packed(runs: Sequence[Run], per_batch: int) -> list[list[Run]]:
+    """Runs one after the other, in batches of at most *per_batch* blocks, or of one run."""
+    batches: list[list[Run]] = []
+    room = 0
+    for run in runs:
+        if run[1] > room:
+            batches.append([])
+            room = per_batch
+        batches[-1].append(run)
+        room -= run[1]
+    return batches
 
 
 async def _together(work: Sequence[Awaitable[None]]) -> None:

@@ -259,7 +259,8 @@ class Pool:
         self._kind = ProcessWorker if workers else ThreadWorker
         self._size = workers or _THREADS
         self._setup = prepare, arguments, lanes, slot_size
-        self._free = asyncio.Semaphore(self._size * lanes)
+        self.lanes = self._size * lanes
+        self._free = asyncio.Semaphore(self.lanes)
         self._workers: list[Worker] = []
         self._restarts = 0
 

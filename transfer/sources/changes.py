@@ -26,11 +26,12 @@ from typing import NamedTuple, Protocol
 from blake3 import blake3
 
 from transfer.formats.point import Mark
+from transfer.sources.exports import NbdContent
 from transfer.sources.reading import SourceFile
 
 CHAIN_SIZE = 16
 Extent = tuple[int, int]
-Content = SourceFile
+Content = SourceFile | NbdContent
 Data = Callable[[int, int], Awaitable[list[Extent]]]
 
 
@@ -122,6 +123,13 @@ class ChangeSource(Protocol):
     @property
     def name(self) -> str:
         """Of the kind, as marks and people have it."""
+
+    @property
+    def why(self) -> str:
+        """Why there is no better source for it, for people; empty if there is none better."""
+
+    async def clean(self) -> list[str]:
+        """Remove what any chain has left; what that was, for people. Raises as `open` does."""
 
     def open(self, since: Since) -> AbstractAsyncContextManager[View]:
         """The view's moment lies between the call and its return; the end releases the view.

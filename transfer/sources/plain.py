@@ -61,6 +61,9 @@ class PlainSource:
     def __init__(self, path: bytes, name: bytes, why: str) -> None:
         self._path, self._name, self.why = path, name, why
 
+    async def clean(self) -> list[str]:
+        return []
+
     @asynccontextmanager
     async def open(self, since: Since) -> AsyncIterator[PlainView]:
         moment = time.time_ns()
