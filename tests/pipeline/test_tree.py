@@ -247,7 +247,8 @@ async def test_a_directory_of_more_names_than_are_listed_at_once(sending, notes,
 
 
 async def test_what_is_excluded_or_never_entered_is_not_there(sending, notes, top):
-    for name in ("keep", "drop.o", "own/secret", "cache/CACHEDIR.TAG", "cache/junk"):
+    copy = f".transfer-view-{'0' * 32}-{'1' * 16}"
+    for name in ("keep", "drop.o", "own/secret", "cache/CACHEDIR.TAG", "cache/junk", copy):
         path = top / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(tasks.CACHE_TAG if name.endswith("TAG") else b"x")

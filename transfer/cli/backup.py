@@ -3,9 +3,14 @@
 A second run reads only files that changed, and sends only blocks that the vault lacks. A run that
 is stopped leaves no point; what it sent stays, and the next run goes on from there.
 
+PATH may name disks by themselves, too: qcow2:FILE is one that no machine uses now, and nbd://HOST/
+EXPORT or nbd+unix:///EXPORT?socket=PATH what a server exports. Of a qcow2 disk, and of an image on
+xfs or btrfs, only blocks are read that changed: `transfer sources PATH` says how that is known.
+
 Examples:
   transfer backup home /home --vault /mnt/vault --exclude-caches --exclude '*.tmp'
   transfer backup vm /dev/vg0/vm --vault /mnt/vault
+  transfer backup vm qcow2:/var/lib/libvirt/images/vm.qcow2
 
 Exit status: 0 done, 3 done with warnings (each skipped file is named), 64 usage or PATH missing,
 65 damaged data, 75 vault or item in use, or a disk full: try again later, 77 wrong passphrase.
@@ -23,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("item", metavar="ITEM", help="its name: 1 to 64 of A-Z a-z 0-9 . _ -")
     add("paths", metavar="PATH", nargs="+",
-        help="directories, or one file or device; symlinks among them are followed")  # fmt: skip
+        help="directories, or files and devices; symlinks among them are followed")  # fmt: skip
     add("--exclude", action="append", default=[], metavar="GLOB",
         help="as in .gitignore, without negation; may be repeated")  # fmt: skip
     add("--exclude-from", type=Path, metavar="FILE", help="GLOBs, one per line")
@@ -36,6 +41,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--compression", choices=("auto", "fast", "better", "off"), default="auto",
         help="auto leaves out what does not get smaller (default)")  # fmt: skip
     add("--full", action="store_true", help="read everything, whatever seems unchanged")
+    add("--audit", type=values.share, default=0.001, metavar="SHARE",
+        help="of what a disk's tracker calls unchanged look at so much, 64 blocks at most "
+        "(default: 0.1%%)")  # fmt: skip
+    add("--compare-every", type=values.duration, default=30 * 86400.0, metavar="TIME",
+        help="compare all of a disk when so much time has passed (default: 30d)")  # fmt: skip
     add("--dry-run", action="store_true", help="make no recovery point")
     options.add_transfer(parser)
     options.add_agent(parser)
@@ -49,6 +59,7 @@ def run(args: argparse.Namespace) -> output.Outcome:
     chosen = job.BackupOptions(
         args.item, args.paths, _globs(args), args.exclude_caches, args.one_file_system,
         args.block_size, args.compression, args.full, args.dry_run, args.workers,
+        job.Audits(args.audit, args.compare_every),
     )  # fmt: skip
     job.check(chosen)
 

@@ -24,7 +24,7 @@ from transfer.formats.point import Mark, Point, PointDetails
 from transfer.formats.reference import NULL_ID, Reference
 from transfer.formats.stream import MAX_BLOCK, MIN_BLOCK
 from transfer.jobs.agent import Agent
-from transfer.jobs.disks import DiskSent
+from transfer.jobs.disks import Audits, DiskSent
 from transfer.jobs.heartbeat import kept_alive
 from transfer.jobs.journal import Interrupted, RunJournal
 from transfer.jobs.progress import Progress, Warning
@@ -37,7 +37,7 @@ from transfer.policy.globs import Globs
 from transfer.vault.base import Missing, SessionInfo
 from transfer.waiting import to_the_end
 
-__all__ = ["BackupOptions", "BackupResult", "backup", "check"]
+__all__ = ["Audits", "BackupOptions", "BackupResult", "backup", "check"]
 
 _NAME = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 

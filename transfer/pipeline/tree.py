@@ -24,6 +24,7 @@ from transfer.pipeline.resume import Proofs
 from transfer.pipeline.send import Sender
 from transfer.policy.globs import Globs
 from transfer.sources.base import Scanned
+from transfer.sources.reflinked import is_copy
 
 BRANCHES = 32
 SCANNED = 512
@@ -205,6 +206,7 @@ class TreeSender:
         path = directory.path_of(each.entry.name)
         return (
             each.stat.identity not in self._options.never_enter
+            and not is_copy(each.entry.name)
             and not (self._options.one_file_system and each.is_mounted and not is_directory)
             and not self._options.exclude.excludes(path, is_directory)
         )

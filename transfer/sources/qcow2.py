@@ -1,0 +1,175 @@
+"""Idle qcow2 disks: a persistent bitmap of ours in the file records what changes between runs.
+
+    transfer-CHAIN-TOKEN      a bitmap that records since a view's moment; its mark names it
+
+Whatever opens the file with QEMU to write records in all its bitmaps, so one that is enabled and
+consistent knows every change since it was made, and a copy of the file takes both along. QEMU marks
+a bitmap in-use while it is not written back: after an unclean end it says so, and is worthless.
+What is not seen are writes below a backing file, or past QEMU to a raw data file.
+
+A view adds the bitmap of the next mark before it locks the file for reading: what is written in
+between is in both. The one of the mark before goes after a commit, and all others at the next view.
+"""
+
+import os
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from transfer.errors import TransferError
+from transfer.formats.point import Mark
+from transfer.sources import nbd_view, qemu
+from transfer.sources.changes import Data, Extent, HistoryLost, Since
+from transfer.sources.exports import NbdContent
+from transfer.sources.nbd import NbdClient
+from transfer.waiting import to_the_end
+
+PREFIX = "transfer-"
+GRANULARITY = 65536
+_OURS = re.compile(PREFIX + "[0-9a-f]{32}-[0-9a-f]{16}")
+
+
+class BitmapMark(msgspec.Struct, frozen=True):
+    """What a point says: the bitmap that records since, and which files stood behind the disk."""
+
+    bitmap: str
+    behind: list[tuple[str, int, int, int, int]]
+
+
+class _File:
+    """The qcow2 file at *path* as it stands, its chain's bitmaps, and what the mark is worth."""
+
+    def __init__(self, path: bytes, found: list[dict[str, Any]], chain: str) -> None:
+        self.path = path
+        details = found[0].get("format-specific", {}).get("data", {})
+        self._bitmaps = {each["name"]: each["flags"] for each in details.get("bitmaps", [])}
+        self._prefix = f"{PREFIX}{chain}-"
+        self.behind = [_identity(each["filename"]) for each in found[1:]]
+        self.untracked = ""
+        if "data-file" in details:
+            self.untracked = "writes to its data file may go past QEMU"
+        if details.get("compat") == "0.10":
+            self.untracked = "a qcow2 of version 2 keeps no bitmaps (qemu-img amend -o compat=1.1)"
+
+    def before(self, mark: Mark | None) -> str:
+        """The bitmap that records since the mark. Raises HistoryLost."""
+        if self.untracked:
+            raise HistoryLost(self.untracked)
+        if mark is None:
+            raise HistoryLost("there is no mark of this disk yet")
+        try:
+            said = msgspec.json.decode(mark.token, type=BitmapMark)
+        except msgspec.MsgspecError as error:
+            raise HistoryLost("its mark is of another version") from error
+        flags = self._bitmaps.get(said.bitmap)
+        if flags is None or not said.bitmap.startswith(self._prefix):
+            raise HistoryLost("the bitmap of its last point is not in the file")
+        if "in-use" in flags:
+            raise HistoryLost("its bitmap was not closed cleanly")
+        if "auto" not in flags:
+            raise HistoryLost("its bitmap was disabled")
+        if said.behind != self.behind:
+            raise HistoryLost("a file behind it was changed or replaced")
+        return said.bitmap
+
+    def ours(self) -> list[str]:
+        """Of whatever chain."""
+        return [each for each in self._bitmaps if _OURS.fullmatch(each)]
+
+    def others(self, name: str) -> list[str]:
+        return [each for each in self._bitmaps if each.startswith(self._prefix) and each != name]
+
+    async def add(self) -> str:
+        name = self._prefix + secrets.token_hex(8)
+        await qemu.image_tool(
+            "bitmap", "--add", "-g", str(GRANULARITY), "-f", "qcow2", b"--", self.path, name
+        )
+        return name
+
+    async def remove(self, names: list[str]) -> None:
+        """One that cannot be removed now is some other time."""
+        for name in names:
+            with suppress(TransferError):
+                await qemu.image_tool("bitmap", "--remove", "-f", "qcow2", b"--", self.path, name)
+
+
+class Qcow2Disk:
+    identity = b""
+
+    def __init__(
+        self, name: bytes, client: NbdClient, mark: Mark | None, before: str, why: str
+    ) -> None:
+        self.name, self.size, self.mark = name, client.size, mark
+        self.content = NbdContent(client.address)
+        self.data: Data | None = partial(nbd_view.data, client)
+        self._client, self._before, self._why = client, before, why
+
+    async def changed(self) -> AsyncIterator[Extent]:
+        context = nbd_view.bitmap_context(self._before)
+        if not self._before or context not in self._client.export.contexts:
+            raise HistoryLost(self._why or "the server does not offer the bitmap")
+        async for extent in nbd_view.dirty(self._client, context):
+            yield extent
+
+
+class Qcow2View:
+    def __init__(self, disk: Qcow2Disk) -> None:
+        self.disks, self.moment, self.is_committed = [disk], time.time_ns(), False
+
+    async def check(self) -> bool:
+        return True  # whoever would write to the file waits for the server's end
+
+    async def commit(self) -> None:
+        self.is_committed = True
+
+
+class Qcow2Source:
+    name = "qcow2"
+    why = ""
+
+    def __init__(self, path: bytes) -> None:
+        self._path, self._name = path, os.path.basename(path)
+
+    async def clean(self) -> list[str]:
+        file = _File(self._path, await qemu.described(self._path), "")
+        names = file.ours()
+        await file.remove(names)
+        return [f"{os.fsdecode(self._path)}: bitmap {name}" for name in names]
+
+    @asynccontextmanager
+    async def open(self, since: Since) -> AsyncIterator[Qcow2View]:
+        chain = since.chain(self._name)
+        file = _File(self._path, await qemu.described(self._path), chain)
+        before = why = ""
+        try:
+            before = file.before(since.mark(self.name, self._name))
+        except HistoryLost as lost:
+            why = lost.why
+        mark = None
+        if since.tracks:
+            await file.remove(file.others(before))
+            if not file.untracked:
+                token = msgspec.json.encode(BitmapMark(await file.add(), file.behind))
+                mark = Mark(self.name, chain, token)
+        named = [before] if before else []
+        contexts = [nbd_view.ALLOCATION, *map(nbd_view.bitmap_context, named)]
+        async with qemu.served(self._path, named, contexts) as client:
+            view = Qcow2View(Qcow2Disk(self._name, client, mark, before, why))
+            yield view
+        if view.is_committed:
+            await to_the_end(file.remove(named))
+
+
+def _identity(filename: str) -> tuple[str, int, int, int, int]:
+    """Of a file behind a disk; another one if it was written to."""
+    try:
+        found = os.stat(filename)
+    except OSError:
+        return filename, 0, 0, 0, 0
+    return filename, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
