@@ -28,6 +28,7 @@ COMMANDS = {
     "ls": "list what is in a recovery point",
     "status": "this machine, its vault, and the last point of each item",
     "key": "the keyring: status, passphrase, recovery key, rotation",
+    "sources": "how changes of a PATH are known, and what is left of that",
     "throttle": "limits by the time of day: show, set, pause, check and foretell",
     "register": "make this machine known to a vault",
     "vault": "make, serve, check and mend a vault, and say who may use it",

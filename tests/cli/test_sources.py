@@ -1,0 +1,71 @@
+"""`transfer sources`: how changes of a PATH are known, and the end of what that leaves."""
+
+import asyncio
+import json
+import os
+import random
+
+import pytest
+
+from tests.sources import test_qcow2, test_reflinked
+from tests.sources.disks import file_system
+from tests.suites.sources import OTHER, Chain
+from transfer.cli.main import main
+
+
+def told(capsys, *words, expect=0):
+    assert main(["sources", *map(str, words), "--json"]) == expect
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_tree_a_plain_image_and_a_qcow2_that_was_not_named_as_one(capsys, tmp_path):
+    (tmp_path / "image").write_bytes(bytes(5000))
+    (tmp_path / "disk").write_bytes(b"QFI\xfb" + bytes(5000))
+    found = told(capsys, tmp_path, tmp_path / "image", tmp_path / "disk", "nbd://host/disk")
+    assert [each["source"] for each in found["sources"]] == ["tree", "plain", "plain", "nbd"]
+    assert "qcow2:PATH" in found["sources"][2]["why"]
+    assert told(capsys, tmp_path / "missing", expect=64)["error"]["code"] == "not-found"
+    assert told(capsys, "nbd:nonsense", expect=64)["error"]["code"] == "usage-error"
+
+
+def test_clean_wants_a_path(capsys):
+    assert "PATH" in told(capsys, "clean", expect=64)["error"]["message"]
+
+
+@pytest.fixture(params=["qcow2", "reflink"])
+def bench(request, tmp_path):
+    if request.param == "qcow2":
+        bench = test_qcow2.Bench(tmp_path / "disk.qcow2")
+        bench.name = f"qcow2:{bench.path}"
+        yield bench
+    else:
+        with file_system(tmp_path / "mounted", "xfs") as path:
+            bench = test_reflinked.Bench(path / "disk")
+            bench.name = str(bench.path)
+            yield bench
+
+
+def test_what_is_left_is_removed_and_nothing_else(capsys, bench):
+    chains = [Chain(bench), Chain(bench, OTHER)]
+
+    async def run():
+        for chain in chains:
+            await chain.run()
+            bench.write(random.Random(1))
+        async with bench.source.open(chains[0].since()):
+            pass
+
+    asyncio.run(run())
+    content, others = bench.content(), sorted(os.listdir(bench.path.parent))
+    left = bench.objects()
+    assert len(left) == 3
+    assert told(capsys, bench.name)["sources"] == [
+        {"path": bench.name, "source": bench.source.name, "why": ""}
+    ]
+    assert len(told(capsys, "clean", bench.name)["removed"]) == 3
+    assert bench.objects() == []
+    assert bench.content() == content
+    assert set(os.listdir(bench.path.parent)) == set(others) - set(left)
+    assert told(capsys, "clean", bench.name)["removed"] == []
+    asyncio.run(chains[0].run())
+    assert chains[0].why
