@@ -10,8 +10,8 @@ import pytest
 
 from tests.acceptance.agent import Machine
 from tests.faults.faulty import Fault, FaultyVault
-from tests.sources import test_qcow2, test_reflinked
-from tests.sources.disks import file_system
+from tests.sources import test_reflinked
+from tests.sources.benches import KINDS, bench_of
 from tests.suites.sources import GRAIN, touched
 from transfer.errors import TransferError
 from transfer.jobs.disks import Audits
@@ -42,18 +42,10 @@ def machine(tmp_path):
     return FaultyMachine(tmp_path)
 
 
-@pytest.fixture(params=["qcow2", "reflink"])
+@pytest.fixture(params=KINDS)
 def bench(request, tmp_path):
-    """Its *name* is the PATH."""
-    if request.param == "qcow2":
-        bench = test_qcow2.Bench(tmp_path / "disk.qcow2")
-        bench.name = f"qcow2:{bench.path}"
+    with bench_of(request.param, tmp_path) as bench:
         yield bench
-    else:
-        with file_system(tmp_path / "mounted", "xfs") as path:
-            bench = test_reflinked.Bench(path / "disk")
-            bench.name = str(bench.path)
-            yield bench
 
 
 def cache(agent, item):

@@ -7,8 +7,7 @@ import random
 
 import pytest
 
-from tests.sources import test_qcow2, test_reflinked
-from tests.sources.disks import file_system
+from tests.sources.benches import KINDS, bench_of
 from tests.suites.sources import OTHER, Chain
 from transfer.cli.main import main
 
@@ -32,17 +31,10 @@ def test_clean_wants_a_path(capsys):
     assert "PATH" in told(capsys, "clean", expect=64)["error"]["message"]
 
 
-@pytest.fixture(params=["qcow2", "reflink"])
+@pytest.fixture(params=KINDS)
 def bench(request, tmp_path):
-    if request.param == "qcow2":
-        bench = test_qcow2.Bench(tmp_path / "disk.qcow2")
-        bench.name = f"qcow2:{bench.path}"
+    with bench_of(request.param, tmp_path) as bench:
         yield bench
-    else:
-        with file_system(tmp_path / "mounted", "xfs") as path:
-            bench = test_reflinked.Bench(path / "disk")
-            bench.name = str(bench.path)
-            yield bench
 
 
 def test_what_is_left_is_removed_and_nothing_else(capsys, bench):
