@@ -173,7 +173,11 @@ async def test_a_state_that_is_lost_or_old_costs_nothing(machine, bench, tmp_pat
     assert await same(machine, bench, tmp_path)
 
 
-async def test_a_dry_run_leaves_nothing_behind(machine, bench, tmp_path):
+async def test_a_dry_run_and_one_that_shall_not_track_leave_nothing_behind(
+    machine, bench, tmp_path
+):
+    assert (await backup(machine, bench, tracks=False)).point
+    assert bench.objects() == []
     await backup(machine, bench)
     before = bench.objects()
     bench.write(random.Random(4))

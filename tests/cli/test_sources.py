@@ -61,3 +61,10 @@ def test_what_is_left_is_removed_and_nothing_else(capsys, bench):
     assert told(capsys, "clean", bench.name)["removed"] == []
     asyncio.run(chains[0].run())
     assert chains[0].why
+
+
+def test_what_only_tries_leaves_nothing_at_a_disk(capsys, tmp_path):
+    with bench_of("reflink", tmp_path) as bench:
+        assert main(["try", bench.name, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["differences"] == []
+        assert bench.objects() == []

@@ -46,6 +46,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "(default: 0.1%%)")  # fmt: skip
     add("--compare-every", type=values.duration, default=30 * 86400.0, metavar="TIME",
         help="compare all of a disk when so much time has passed (default: 30d)")  # fmt: skip
+    add("--no-track", action="store_true",
+        help="leave nothing at a disk that tells the next backup what changed")  # fmt: skip
     add("--dry-run", action="store_true", help="make no recovery point")
     options.add_transfer(parser)
     options.add_agent(parser)
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> output.Outcome:
     chosen = job.BackupOptions(
         args.item, args.paths, _globs(args), args.exclude_caches, args.one_file_system,
         args.block_size, args.compression, args.full, args.dry_run, args.workers,
-        job.Audits(args.audit, args.compare_every),
+        job.Audits(args.audit, args.compare_every), not args.no_track,
     )  # fmt: skip
     job.check(chosen)
 

@@ -6,6 +6,7 @@
     nbd       all that the server does not call zeros is read
     tree      files whose times or places changed are read
 
+A copy keeps the blocks of its moment: what the file has overwritten since takes space once more.
 What is kept for the next backup bears the ID of its vault, domain and item, and only these use it.
 `transfer sources clean PATH...` removes all of it, whatever it is for; the next backups read all.
 

@@ -59,6 +59,8 @@ class BackupOptions:
     dry_run: bool = False
     workers: int | None = None
     audits: Audits = field(default_factory=Audits)
+    tracks: bool = True
+    """Whether something may stay at a source, so that the next run knows what changed."""
 
 
 class Parent(NamedTuple):
@@ -103,7 +105,7 @@ class RootSender:
             before = await _entries(nodes, root)
             disks = DiskSender(
                 sender, nodes, self.progress, self._proofs(time.time_ns()),
-                Since(self._protects(), old_marks, self.resumes, not self.options.dry_run),
+                Since(self._protects(), old_marks, self.resumes, self._tracks()),
                 self.options.audits, self.options.full, self.told,
             )  # fmt: skip
             entries: list[Entry] = []
@@ -121,6 +123,9 @@ class RootSender:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 await builder.add(entry, 0, root.id if root else None)
             return await builder.finish(), marks + disks.marks, sender.sent
+
+    def _tracks(self) -> bool:
+        return self.options.tracks and not self.options.dry_run
 
     def _protects(self) -> bytes:
         agent = self.agent

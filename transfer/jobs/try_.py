@@ -144,8 +144,9 @@ class _Try:
 
     async def _backup(self, agent: Agent, selection: Selection) -> BackupResult:
         chosen = BackupOptions(
-            ITEM, [self.options.path], selection.exclude, workers=self.options.workers
-        )
+            ITEM, [self.options.path], selection.exclude, workers=self.options.workers,
+            tracks=False,
+        )  # fmt: skip
         with self.watch() as progress:
             progress.bytes_total = selection.content
             return await backup_job.backup(agent, chosen, progress)
