@@ -10,6 +10,8 @@ ACK, INFO, CONTEXT, ERROR = 1, 3, 4, 1 << 31
 NONE, DATA, HOLE, STATUS, FAILED, FAILED_AT = 0, 1, 2, 5, 0x8001, 0x8002
 DONE = 1
 SIZE = 10 * 2**20
+A, B = "base:allocation", "qemu:dirty-bitmap:x"
+AT = 4096  # where most reads begin
 
 
 def reply(option, kind, data=b""):
@@ -86,4 +88,22 @@ def opened(*infos, contexts=(), structured=True):
         unknown = reply(STRUCTURED, ERROR | 1)
         hear(core, GREETING + unknown + b"".join(infos or [described()]) + reply(GO, ACK))
     core.output()
+    return core
+
+
+def room(length):
+    return memoryview(bytearray(b"?" * length))
+
+
+def reading(length=2048, **options):
+    """A core that was asked for *length* bytes at AT, and the buffer for them."""
+    core, view = opened(**options), room(length)
+    assert core.read(AT, view) == 1
+    return core, view
+
+
+def asking(length=2**20, offset=AT, one=False):
+    """A core that was asked for the status of all contexts there."""
+    core = opened(contexts=[(7, A), (9, B)])
+    assert core.block_status(offset, length, one) == 1
     return core

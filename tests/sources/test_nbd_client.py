@@ -146,8 +146,8 @@ async def test_an_error_is_its_requests_and_the_connection_lives_on(tmp_path):
 
 @on_both_loops
 async def test_as_many_are_under_way_as_there_may_be(tmp_path):
-    with nbdkit(tmp_path, "--filter=delay", "null", "size=1M", "rdelay=100ms") as (address, _):
-        for in_flight, least, most in ((1, 0.4, 9), (4, 0.1, 0.35)):
+    with nbdkit(tmp_path, "--filter=delay", "null", "size=1M", "rdelay=200ms") as (address, _):
+        for in_flight, least, most in ((1, 0.8, 9), (4, 0.2, 0.75)):
             async with await NbdClient.connect(address, in_flight=in_flight) as client:
                 began = time.monotonic()
                 await asyncio.gather(*(read(client, 0, 512) for _ in range(4)))

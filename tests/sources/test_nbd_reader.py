@@ -86,9 +86,9 @@ def test_requests_keep_to_the_servers_blocks(tmp_path):
 
 
 def test_requests_are_under_way_at_a_time(tmp_path):
-    words = ["--filter=delay", "null", "size=4M", "rdelay=100ms"]
+    words = ["--filter=delay", "null", "size=4M", "rdelay=200ms"]
     with nbdkit(tmp_path, *words) as (address, _):
-        for in_flight, least, most in ((1, 0.4, 9), (4, 0.1, 0.35)):
+        for in_flight, least, most in ((1, 0.8, 9), (4, 0.2, 0.75)):
             with NbdReader(address, in_flight=in_flight) as reader:
                 began = time.monotonic()
                 assert read(reader, 0, 4 * MIB) == bytes(4 * MIB)
