@@ -105,7 +105,7 @@ class RootSender:
             before = await _entries(nodes, root)
             disks = DiskSender(
                 sender, nodes, self.progress, self._proofs(time.time_ns()),
-                Since(self._protects(), old_marks, self.resumes, self._tracks()),
+                Since(self._protects(), _marks(parent), self.resumes, self._tracks()),
                 self.options.audits, self.options.full, self.told,
             )  # fmt: skip
             entries: list[Entry] = []
@@ -209,6 +209,11 @@ class RootSender:
         )  # fmt: skip
         if torn:
             self.consistency = Consistency.NONE
+
+
+def _marks(parent: Parent | None) -> list[Mark]:
+    """Those of disks count for a full read, too: what belongs to them stays until its commit."""
+    return parent.details.marks if parent and parent.details else []
 
 
 async def _entries(nodes: NodeReader, root: Reference | None) -> dict[bytes, Entry]:

@@ -28,9 +28,12 @@ async def data(client: NbdClient, start: int, end: int) -> list[Extent]:
     return [(at, length) async for at, length, flags in found if not flags & _ZERO]
 
 
-async def dirty(client: NbdClient, context: str) -> AsyncIterator[Extent]:
-    """Extents that a bitmap of QEMU has as dirty."""
-    async for at, length, flags in client.block_status(context, 0, client.size):
+async def dirty(
+    client: NbdClient, context: str, start: int = 0, end: int | None = None
+) -> AsyncIterator[Extent]:
+    """Extents from *start* to *end* that a bitmap of QEMU has as dirty."""
+    end = client.size if end is None else end
+    async for at, length, flags in client.block_status(context, start, end):
         if flags & _DIRTY:
             yield at, length
 

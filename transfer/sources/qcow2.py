@@ -7,6 +7,9 @@ consistent knows every change since it was made, and a copy of the file takes bo
 a bitmap in-use while it is not written back: after an unclean end it says so, and is worthless.
 What is not seen are writes below a backing file, or past QEMU to a raw data file.
 
+QEMU forgets the bits of what a disk loses when it shrinks, and calls what it gains clean. So each
+bitmap gets one bit of ours, that of the disk's end: a disk without it was smaller meanwhile.
+
 A view adds the bitmap of the next mark before it locks the file for reading: what is written in
 between is in both. The one of the mark before goes after a commit, and all others at the next view.
 """
@@ -46,7 +49,7 @@ class _File:
     """The qcow2 file at *path* as it stands, its chain's bitmaps, and what the mark is worth."""
 
     def __init__(self, path: bytes, found: list[dict[str, Any]], chain: str) -> None:
-        self.path = path
+        self.path, self.size = path, int(found[0]["virtual-size"])
         details = found[0].get("format-specific", {}).get("data", {})
         self._bitmaps = {each["name"]: each["flags"] for each in details.get("bitmaps", [])}
         self._prefix = f"{PREFIX}{chain}-"
@@ -76,6 +79,8 @@ class _File:
             raise HistoryLost("its bitmap was disabled")
         if said.behind != self.behind:
             raise HistoryLost("a file behind it was changed or replaced")
+        if self.size < mark.size:
+            raise HistoryLost("it is smaller than it was")
         return said.bitmap
 
     def ours(self) -> list[str]:
@@ -90,6 +95,7 @@ class _File:
         await qemu.image_tool(
             "bitmap", "--add", "-g", str(GRANULARITY), "-f", "qcow2", b"--", self.path, name
         )
+        await qemu.mark_end(self.path, self.size, name, GRANULARITY)
         return name
 
     async def remove(self, names: list[str]) -> None:
@@ -103,9 +109,9 @@ class Qcow2Disk:
     identity = b""
 
     def __init__(
-        self, name: bytes, client: NbdClient, mark: Mark | None, before: str, why: str
+        self, name: bytes, client: NbdClient, mark: Mark | None, before: str, old: int, why: str
     ) -> None:
-        self.name, self.size, self.mark = name, client.size, mark
+        self.name, self.size, self.mark, self._old_size = name, client.size, mark, old
         self.content = NbdContent(client.address)
         self.data: Data | None = partial(nbd_view.data, client)
         self._client, self._before, self._why = client, before, why
@@ -114,6 +120,9 @@ class Qcow2Disk:
         context = nbd_view.bitmap_context(self._before)
         if not self._before or context not in self._client.export.contexts:
             raise HistoryLost(self._why or "the server does not offer the bitmap")
+        end = max(0, self._old_size - 1)
+        if not [extent async for extent in nbd_view.dirty(self._client, context, end, end + 1)]:
+            raise HistoryLost("it was smaller meanwhile")
         async for extent in nbd_view.dirty(self._client, context):
             yield extent
 
@@ -146,9 +155,9 @@ class Qcow2Source:
     async def open(self, since: Since) -> AsyncIterator[Qcow2View]:
         chain = since.chain(self._name)
         file = _File(self._path, await qemu.described(self._path), chain)
-        before = why = ""
+        before, why, old = "", "", since.mark(self.name, self._name)
         try:
-            before = file.before(since.mark(self.name, self._name))
+            before = file.before(old)
         except HistoryLost as lost:
             why = lost.why
         mark = None
@@ -156,11 +165,12 @@ class Qcow2Source:
             await file.remove(file.others(before))
             if not file.untracked:
                 token = msgspec.json.encode(BitmapMark(await file.add(), file.behind))
-                mark = Mark(self.name, chain, token)
+                mark = Mark(self.name, chain, token, file.size)
         named = [before] if before else []
         contexts = [nbd_view.ALLOCATION, *map(nbd_view.bitmap_context, named)]
         async with qemu.served(self._path, named, contexts) as client:
-            view = Qcow2View(Qcow2Disk(self._name, client, mark, before, why))
+            size = old.size if old else 0
+            view = Qcow2View(Qcow2Disk(self._name, client, mark, before, size, why))
             yield view
         if view.is_committed:
             await to_the_end(file.remove(named))

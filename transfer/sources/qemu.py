@@ -28,13 +28,17 @@ _LOCKED = "Failed to get"  # a lock: another process has the file open
 
 async def image_tool(*words: str | bytes) -> bytes:
     """What `qemu-img` prints. Raises UsageError, and ViewBroken for a file that is in use."""
-    process = await _started("qemu-img", words, asyncio.subprocess.PIPE)
+    return await _run("qemu-img", *words)
+
+
+async def _run(program: str, *words: str | bytes) -> bytes:
+    process = await _started(program, words, asyncio.subprocess.PIPE)
     try:
         out, errors = await process.communicate()
     finally:
         await to_the_end(_ended(process))
     if process.returncode:
-        raise _failure("qemu-img", errors)
+        raise _failure(program, errors)
     return out
 
 
@@ -46,6 +50,29 @@ async def described(path: bytes) -> list[dict[str, Any]]:
     except ValueError as error:
         raise UsageError(f"qemu-img says of {os.fsdecode(path)} what is no JSON") from error
     return found
+
+
+async def mark_end(path: bytes, size: int, bitmap: str, granularity: int) -> None:
+    """Set the last bit of a bitmap in the qcow2 file, without a write to its disk.
+
+    It is merged from a disk of the same size that was written there. One without bytes has no bit.
+    """
+    if not size:
+        return
+    place = tempfile.mkdtemp(prefix="transfer-qcow2-")
+    try:
+        other = os.fsencode(os.path.join(place, "end"))
+        await image_tool("create", "-q", "-f", "qcow2", b"--", other, str(size))
+        words = ("bitmap", "--add", "-g", str(granularity), "-f", "qcow2", b"--", other, "end")
+        await image_tool(*words)
+        write = f"write -q -z {size - size % 512 - (0 if size % 512 else 512)} 512"
+        await _run("qemu-io", "-f", "qcow2", "-c", write, other)
+        await image_tool(
+            "bitmap", "--merge", "end", "-b", other, "-F", "qcow2", "-f", "qcow2", b"--", path,
+            bitmap,
+        )  # fmt: skip
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 @asynccontextmanager
