@@ -33,7 +33,8 @@ def offers(paths: Sequence[str]) -> Offers:
         if isinstance(each, Protected) and each.is_directory:
             found.sources.append(Offer(path, "tree"))
         else:
-            found.sources.append(Offer(path, each.source.name, each.source.why))
+            source = each.source  # which looks at the file, to be found
+            found.sources.append(Offer(path, source.name, source.why))
     return found
 
 

@@ -12,8 +12,8 @@ source is not to be believed.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any, NamedTuple
 
 from transfer.errors import FormatError, FrameMissing
 from transfer.formats.reference import Kind, Reference, tag_of
@@ -24,9 +24,8 @@ from transfer.pipeline.resume import Proof
 from transfer.pipeline.send import Sender
 from transfer.pipeline.stream_nodes import ParentStream, StreamBuilder
 from transfer.pipeline.streams import Leaves
-from transfer.sources.changes import Content, Data
+from transfer.sources.changes import Content, Data, Extent
 
-Extent = tuple[int, int]
 AHEAD = 64  # parts under way: of most leaves one block is read, and then its node is stored
 FEW = 16  # changed blocks of a leaf, for which it is not asked where its holes are
 
@@ -45,6 +44,9 @@ class _Placed(NamedTuple):
     level: int
     number: int
     id: bytes | None
+
+
+_Part = Coroutine[Any, Any, _Placed]
 
 
 class Changes:
@@ -110,7 +112,7 @@ async def send_changed(
     ahead: deque[asyncio.Task[_Placed]] = deque()
     async with task_group() as group:
         async for part, size in stream.parts():
-            ahead.append(group.create_task(_awaited(part)))
+            ahead.append(group.create_task(part))
             if len(ahead) == AHEAD:
                 await stream.builder.place(*await ahead.popleft())
             done(size)
@@ -138,7 +140,7 @@ class _ChangedStream:
         self._sample, self._clean = deque(sorted(sample)), list[int]()
         self.kept: list[Reference] = []
 
-    async def parts(self) -> AsyncIterator[tuple[Awaitable[_Placed], int]]:
+    async def parts(self) -> AsyncIterator[tuple[_Part, int]]:
         """What is done about each part of the stream, from left to right, and its bytes."""
         at = 0
         while at < self._length:
@@ -146,7 +148,7 @@ class _ChangedStream:
             yield part, size
             at += size
 
-    async def _taken(self, at: int) -> tuple[Awaitable[_Placed], int] | None:
+    async def _taken(self, at: int) -> tuple[_Part, int] | None:
         """The largest subtree from *at* on that is the parent's."""
         for level in range(self._levels, 0, -1):
             size = self._block_size * FANOUT**level
@@ -168,7 +170,7 @@ class _ChangedStream:
     def _is_same_shape(self, end: int) -> bool:
         return self._length == self._old_length or end <= min(self._length, self._old_length)
 
-    async def _leaf(self, start: int) -> tuple[Awaitable[_Placed], int]:
+    async def _leaf(self, start: int) -> tuple[_Part, int]:
         end = min(start + self._span, self._length)
         changed = _blocks(await self._changes.take(end), self._block_size)
         self._look_at_clean(end, changed)
@@ -203,19 +205,20 @@ class _ChangedStream:
 
     async def audit(self) -> list[int]:
         """Which of the sample that is clean are not the parent's blocks."""
-        lied = []
-        for number in self._clean:
-            index, at = divmod(number, FANOUT)
-            try:
-                old = await self._before.slots(1, index)
-            except (FrameMissing, FormatError):
-                continue  # its leaf was read
-            start = index * self._span
-            count = block_count(min(self._span, self._length - start), self._block_size)
-            now = await self._leaves.send_blocks(start, (None,) * count, self._extents([number]))
-            if now[at] != (old[at] if at < len(old) else None):
-                lied.append(number)
-        return lied
+        async with task_group() as group:
+            looks = [(number, group.create_task(self._is_same(number))) for number in self._clean]
+        return [number for number, look in looks if not look.result()]
+
+    async def _is_same(self, number: int) -> bool:
+        index, at = divmod(number, FANOUT)
+        try:
+            old = await self._before.slots(1, index)
+        except (FrameMissing, FormatError):
+            return True  # its leaf was read
+        start = index * self._span
+        count = block_count(min(self._span, self._length - start), self._block_size)
+        now = await self._leaves.send_blocks(start, (None,) * count, self._extents([number]))
+        return now[at] == (old[at] if at < len(old) else None)
 
 
 def _blocks(extents: Sequence[Extent], block_size: int) -> list[int]:
@@ -231,7 +234,3 @@ def _blocks(extents: Sequence[Extent], block_size: int) -> list[int]:
 
 async def _done(placed: _Placed) -> _Placed:
     return placed
-
-
-async def _awaited(part: Awaitable[_Placed]) -> _Placed:
-    return await part

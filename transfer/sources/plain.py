@@ -6,7 +6,6 @@ a device nothing tells.
 
 import asyncio
 import os
-import stat as modes
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from contextlib import asynccontextmanager
 from transfer.files.directories import Place
 from transfer.files.metadata import to_stat
 from transfer.files.system import boot_id
+from transfer.formats.entry import FileType
 from transfer.formats.point import Mark
 from transfer.sources.changes import Data, Extent, HistoryLost, Since
 from transfer.sources.image import Settled, describe_image, settled_image
@@ -45,7 +45,7 @@ class PlainView:
 
     async def check(self) -> bool:
         stat = self.disks[0].content.stat
-        if modes.S_ISBLK(os.stat(self._path).st_mode):
+        if stat.type is FileType.BLOCK:
             return True
         return (await asyncio.to_thread(describe_image, self._path)).same_content(stat)
 

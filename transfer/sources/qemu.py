@@ -65,7 +65,7 @@ async def mark_end(path: bytes, size: int, bitmap: str, granularity: int) -> Non
         await image_tool("create", "-q", "-f", "qcow2", b"--", other, str(size))
         words = ("bitmap", "--add", "-g", str(granularity), "-f", "qcow2", b"--", other, "end")
         await image_tool(*words)
-        write = f"write -q -z {size - size % 512 - (0 if size % 512 else 512)} 512"
+        write = f"write -q -z {(size - 1) // 512 * 512} 512"
         await _run("qemu-io", "-f", "qcow2", "-c", write, other)
         await image_tool(
             "bitmap", "--merge", "end", "-b", other, "-F", "qcow2", "-f", "qcow2", b"--", path,
