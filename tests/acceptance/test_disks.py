@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -204,9 +205,11 @@ async def test_a_run_that_is_interrupted_goes_on_in_its_view(machine, bench, tmp
     machine.fault = Fault(3, "fail", "store")
     with pytest.raises(TransferError):
         await backup(machine, bench, block_size=2**20, workers=0)
-    now = bench.content()
+    now, then = bench.content(), time.time_ns()
     bench.write(random.Random(5))
     result = await backup(machine, bench, block_size=2**20)
+    (point,) = await machine.points()
+    assert (point.view_time < then) == isinstance(bench, test_reflinked.Bench)
     back = await restored(machine, tmp_path / "back")
     if isinstance(bench, test_reflinked.Bench):
         assert back == now

@@ -236,7 +236,7 @@ class _Run:
         number = parent.point.number + 1 if parent else 1
         before = parent.point.point_id if parent else NULL_ID
         bare = Point(
-            agent.domain, self.item, number, before, root, opened.generation, time.time_ns(),
+            agent.domain, self.item, number, before, root, opened.generation, attempt.view_time,
             attempt.consistency,
         )  # fmt: skip
         point = await pool.call(tasks.seal_point, bare, details)

@@ -85,6 +85,11 @@ class RootSender:
         self.counts, self.consistency = Counts(), Consistency.CRASH
         self.boot = boot_id()
 
+    @property
+    def view_time(self) -> int:
+        """Of the earliest view, ns since 1970; of trees it is now."""
+        return min((time.time_ns(), *(view.moment for view in self.views)))
+
     async def send(
         self, pool: Pool, session: int, parent: Parent | None, trust: bool
     ) -> tuple[Reference | None, list[Mark], Sent]:
