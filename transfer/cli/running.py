@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from transfer.cli.output import printable
 from transfer.cli.passphrase import passphrase_from, recovery_key_from
@@ -87,11 +87,23 @@ def run_async(work: Awaitable[T]) -> T:
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
+    loop = _fastest_loop()
+    loop.set_exception_handler(_unheard)
+    return loop
+
+
+def _fastest_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
+
+
+def _unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A connection that breaks when nobody waits for it any longer is no news for a terminal."""
+    if not isinstance(context.get("exception"), ConnectionError):
+        loop.default_exception_handler(context)
 
 
 async def _stoppable(work: Awaitable[T]) -> T:
