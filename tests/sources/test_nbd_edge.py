@@ -48,7 +48,7 @@ def test_what_a_server_failed_comes_back_whole_from_a_worker():
 
 
 SERVERS = st.sampled_from([(1, 1000), (1, 2**32 - 1), (512, 1535), (4096, 2**20), (65536, 65536)])
-lengths = st.integers(0, 3 * MAX_PART // 2)
+lengths = st.integers(0, 3 * MAX_PART // 2) | st.just(MAX_PART)
 
 
 @given(SERVERS, lengths, lengths, st.integers(0, 70_000))
@@ -58,6 +58,7 @@ def test_parts_are_all_that_was_asked_for_in_the_servers_blocks(server, offset, 
         assert part.offset % block == 0
         assert part.length % block == 0 or part.offset + part.length == size
         assert 0 < part.length <= min(MAX_PART, most)
+        assert part.offset // MAX_PART == (part.offset + part.length - 1) // MAX_PART
         assert part.offset + part.start == offset + at
         assert part.at == at
         assert 0 <= part.start < part.stop <= part.length
