@@ -13,14 +13,14 @@ from tests.acceptance.agent import Machine
 from tests.faults.faulty import Fault, FaultyVault
 from tests.sources import test_reflinked
 from tests.sources.benches import KINDS, bench_of
-from tests.suites.sources import GRAIN, touched
+from tests.suites.sources import touched
 from transfer.errors import TransferError
 from transfer.jobs.disks import Audits
 from transfer.pipeline.node_cache import NodeCache
 from transfer.sources import nbd_view
 
 pytestmark = pytest.mark.usefixtures("quick_keyrings")
-BLOCK = GRAIN
+BLOCK = 65536
 NODES = 40_000  # bytes of a leaf of 384 blocks, of the node above and of a page
 NONE = Audits(share=0.0)
 
@@ -84,7 +84,7 @@ async def test_ten_rounds_two_of_which_are_aborted_and_two_in_doubt(machine, ben
         try:
             result = await backup(machine, bench)
             assert [each.why for each in result.disks] == [""]
-            assert result.bytes_read <= len(touched(written)) * BLOCK + bench.least
+            assert result.bytes_read <= touched(written, bench.grain) + bench.least
             assert result.bytes_sent <= 1.1 * result.bytes_read + NODES
             written = []
         except TransferError:
@@ -148,7 +148,7 @@ async def test_what_grows_costs_what_is_in_it(machine, bench, tmp_path):
     bench.resize(40 * 2**20)
     result = await backup(machine, bench)
     assert result.disks[0].why == ""
-    assert result.bytes_read <= 4 * BLOCK
+    assert result.bytes_read <= 4 * bench.grain
     assert await same(machine, bench, tmp_path)
     bench.resize(5 * 2**20)
     await backup(machine, bench)
@@ -164,7 +164,7 @@ async def test_what_stayed_need_not_be_fetched_to_know_it(bench, tmp_path, monke
         bench.put(at, os.urandom(512))
         result = await backup(machine, bench)
         assert result.blocks_new == 1
-        assert result.bytes_read <= BLOCK + bench.least
+        assert result.bytes_read <= bench.grain + bench.least
         assert "fetch" not in machine.met.calls
     assert await same(machine, bench, tmp_path)
 

@@ -2,10 +2,11 @@
 
 from contextlib import contextmanager
 
-from tests.sources import test_qcow2, test_reflinked
+from tests.acceptance import shell
+from tests.sources import test_qcow2, test_qemu_laws, test_reflinked
 from tests.sources.disks import file_system
 
-KINDS = ("qcow2", "reflink")
+KINDS = ("qcow2", "qmp", "reflink")
 
 
 @contextmanager
@@ -15,6 +16,12 @@ def bench_of(kind, top):
         bench = test_qcow2.Bench(top / "disk.qcow2")
         bench.name = f"qcow2:{bench.path}"
         yield bench
+        return
+    if kind == "qmp":
+        before = shell.started()
+        (top / "machine").mkdir()
+        yield test_qemu_laws.Bench(top / "machine")
+        shell.end_all(before)
         return
     with file_system(top / "mounted", "xfs") as path:
         bench = test_reflinked.Bench(path / "disk")

@@ -3,6 +3,8 @@ import os
 import pytest
 from hypothesis import settings
 
+from tests.acceptance import shell
+from tests.sources.live import Daemon
 from transfer.files.directories import OpenDirectories, Place
 
 settings.register_profile("sources", deadline=None, derandomize=True)
@@ -24,3 +26,21 @@ def directories():
     opened = OpenDirectories()
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Starts daemons, and kills them at the end."""
+    before = shell.started()
+    yield lambda *sizes, **options: Daemon(tmp_path, sizes, **options).start()
+    shell.end_all(before)
+
+
+@pytest.fixture
+def daemon(started):
+    return started(16 << 20, 8 << 20)
+
+
+@pytest.fixture
+def small(started):
+    return started(4 << 20)

@@ -31,7 +31,8 @@ def run(name, *words):
 class Bench:
     """A disk of 24 MiB with clusters of 64 KiB."""
 
-    grows, least = True, 65536  # the disk's end
+    grows, grain, disk = True, 65536, "disk.qcow2"
+    least = grain  # the disk's end
 
     def __init__(self, path, *make):
         self.path, self.make = path, make

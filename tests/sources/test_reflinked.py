@@ -26,7 +26,7 @@ def mounted(request, tmp_path_factory):
 class Bench:
     """A file of 24 MiB, of which a little is a hole."""
 
-    grows, least = True, 0
+    grows, grain, least, disk = True, 65536, 0, "disk"
 
     def __init__(self, path):
         self.path, self.source = path, ReflinkSource(os.fsencode(path), b"disk")

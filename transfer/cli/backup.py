@@ -3,14 +3,18 @@
 A second run reads only files that changed, and sends only blocks that the vault lacks. A run that
 is stopped leaves no point; what it sent stays, and the next run goes on from there.
 
-PATH may name disks by themselves, too: qcow2:FILE is one that no machine uses now, and nbd://HOST/
-EXPORT or nbd+unix:///EXPORT?socket=PATH what a server exports. Of a qcow2 disk, and of an image on
-xfs or btrfs, only blocks are read that changed: `transfer sources PATH` says how that is known.
+PATH may name disks by themselves, too: qcow2:FILE is one that no machine uses now, qmp:SOCKET are
+those of a QEMU that runs, at one moment, and nbd://HOST/EXPORT or nbd+unix:///EXPORT?socket=PATH is
+what a server exports. Of qcow2 disks, and of an image on xfs or btrfs, only blocks are read that
+changed: `transfer sources PATH` says how that is known. qmp:SOCKET may be followed by
+?disks=A,B&agent=SOCKET&freeze=SECONDS&nbd=SOCKET&fleece=DIR&fleece-size=SIZE: by default all disks,
+and no guest agent that freezes its file systems.
 
 Examples:
   transfer backup home /home --vault /mnt/vault --exclude-caches --exclude '*.tmp'
   transfer backup vm /dev/vg0/vm --vault /mnt/vault
   transfer backup vm qcow2:/var/lib/libvirt/images/vm.qcow2
+  transfer backup vm 'qmp:/run/vm.qmp?agent=/run/vm.agent'
 
 Exit status: 0 done, 3 done with warnings (each skipped file is named), 64 usage or PATH missing,
 65 damaged data, 75 vault or item in use, or a disk full: try again later, 77 wrong passphrase.

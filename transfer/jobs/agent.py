@@ -112,6 +112,10 @@ class Agent:
     def item_id(self, name: str) -> bytes:
         return keys.item_id(self.opened.first_key, self.machine.id, name)
 
+    def protects(self, item: str) -> bytes:
+        """What change sources call the item of that name, wherever it is protected besides."""
+        return self.vault_id + self.domain + self.item_id(item)
+
     def pool(self, workers: int | None, prepare: object, *arguments: object) -> Pool:
         count = len(os.sched_getaffinity(0)) if workers is None else workers
         return Pool(count, prepare, (self.opened.seal_keys(), *arguments))  # type: ignore[arg-type]

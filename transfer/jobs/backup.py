@@ -56,6 +56,7 @@ class BackupResult:
     blocks_new: int = 0
     nodes_new: int = 0
     blocks_resent: int = 0
+    bytes_fleece: int = 0
     files: int = 0
     sockets: int = 0
     disks: list[DiskSent] = field(default_factory=list)
@@ -252,7 +253,8 @@ class _Run:
             parent.point.point_id.hex() if parent else None,
             attempt.consistency.name.lower().replace("_", "-"), counts.bytes_source,
             sent.bytes_read, sent.bytes_resumed, sent.bytes_sent, sent.bytes_stored,
-            sent.blocks_new, sent.nodes_new, sent.blocks_resent, counts.files, counts.sockets,
+            sent.blocks_new, sent.nodes_new, sent.blocks_resent,
+            attempt.bytes_fleece, counts.files, counts.sockets,
         )  # fmt: skip
         return replace(
             result, disks=attempt.told, warnings=self.progress.warnings,

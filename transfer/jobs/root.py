@@ -42,7 +42,7 @@ from transfer.pipeline.send import Sender, Sent
 from transfer.pipeline.tree import TreeOptions, TreeSender
 from transfer.pipeline.workers import Pool
 from transfer.policy.globs import Globs
-from transfer.sources.changes import Since, View
+from transfer.sources.changes import MachineView, Since, View
 from transfer.sources.reading import SourceChanged
 
 
@@ -82,7 +82,7 @@ class RootSender:
         self.reads, self.resumes = reads, resumes
         self.agent, self.options, self.progress = agent, options, progress
         self.protected, self.cache = protected, cache
-        self.counts, self.consistency = Counts(), Consistency.CRASH
+        self.counts, self._consistencies, self.bytes_fleece = Counts(), list[Consistency](), 0
         self.boot = boot_id()
 
     @property
@@ -110,7 +110,10 @@ class RootSender:
             before = await _entries(nodes, root)
             disks = DiskSender(
                 sender, nodes, self.progress, self._proofs(time.time_ns()),
-                Since(self._protects(), _marks(parent), self.resumes, self._tracks()),
+                Since(
+                    self.agent.protects(self.options.item), _marks(parent), self.resumes,
+                    self.options.tracks and not self.options.dry_run,
+                ),
                 self.options.audits, self.options.full, self.told,
             )  # fmt: skip
             entries: list[Entry] = []
@@ -128,13 +131,6 @@ class RootSender:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 await builder.add(entry, 0, root.id if root else None)
             return await builder.finish(), marks + disks.marks, sender.sent
-
-    def _tracks(self) -> bool:
-        return self.options.tracks and not self.options.dry_run
-
-    def _protects(self) -> bytes:
-        agent = self.agent
-        return agent.vault_id + agent.domain + agent.item_id(self.options.item)
 
     async def _tree(
         self, sender: Sender, nodes: NodeReader, each: Protected, old: Entry | None,
@@ -158,6 +154,7 @@ class RootSender:
             tree = TreeSender(sender, nodes, options, self.progress, group)
             root = await tree.send(each.place, each.status.st_dev, before)
         files = tree.files.counts
+        self._consistencies.append(Consistency.CRASH)
         self._count(files.bytes_source, files.files, tree.entries, tree.sockets, files.torn)
         entry = await self._root_entry(sender, each, root)
         return entry, encode_mark(each.name, with_mounts(mark, tree.mounts))
@@ -197,10 +194,25 @@ class RootSender:
             raise ViewBroken(f"{os.fsdecode(each.path)}: {reason}", "run again") from error
         if not is_moment:
             self.progress.warn(each.path, "changed", "the image changed while it was read")
+        self._judge(each.path, view)
         self.progress.files_done += len(streams)
         for disk, _ in streams:
             self._count(disk.size, 1, 1, 0, not is_moment)
         return [each.disk_entry(disk, stream) for disk, stream in streams]
+
+    def _judge(self, path: bytes, view: View) -> None:
+        found, why = Consistency.CRASH, ""
+        if isinstance(view, MachineView):
+            found, why = view.consistency, view.why
+            self.bytes_fleece += view.bytes_fleece
+        self._consistencies.append(found)
+        if why:
+            self.progress.warn(path, "not-frozen", f"the guest was not frozen: {why}")
+
+    @property
+    def consistency(self) -> Consistency:
+        """That of the least consistent part."""
+        return min(self._consistencies, default=Consistency.CRASH)
 
     def _proofs(self, moment: int) -> Proofs:
         generation = self.agent.opened.generation
@@ -213,7 +225,7 @@ class RootSender:
             old.sockets + sockets,
         )  # fmt: skip
         if torn:
-            self.consistency = Consistency.NONE
+            self._consistencies.append(Consistency.NONE)
 
 
 def _marks(parent: Parent | None) -> list[Mark]:

@@ -21,11 +21,11 @@ A chain is one disk of one item in one domain of one vault, as backed up from th
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from blake3 import blake3
 
-from transfer.formats.point import Mark
+from transfer.formats.point import Consistency, Mark
 from transfer.sources.exports import NbdContent
 from transfer.sources.reading import SourceFile
 
@@ -119,17 +119,42 @@ class View(Protocol):
         """The point is in the vault: what belongs to the mark before it goes."""
 
 
+@runtime_checkable
+class MachineView(View, Protocol):
+    """Of the disks of a machine that runs; it may be better than what a power cut leaves behind."""
+
+    @property
+    def consistency(self) -> Consistency: ...
+
+    @property
+    def bytes_fleece(self) -> int:
+        """At the last check: the space that old content takes which was overwritten meanwhile."""
+
+    @property
+    def why(self) -> str:
+        """It is no better, for people; empty where that was not asked for."""
+
+
+class Offered(NamedTuple):
+    """*why* its changes are not known, or not in a better way, for people; empty if they are."""
+
+    disk: bytes
+    why: str
+
+
 class ChangeSource(Protocol):
     @property
     def name(self) -> str:
         """Of the kind, as marks and people have it."""
 
-    @property
-    def why(self) -> str:
-        """Why there is no better source for it, for people; empty if there is none better."""
+    async def offered(self) -> list["Offered"]:
+        """The disks that a view would have now. Raises as `open` does."""
 
-    async def clean(self) -> list[str]:
-        """Remove what any chain has left; what that was, for people. Raises as `open` does."""
+    async def clean(self, whose: Since | None) -> list[str]:
+        """Remove all that the chains of *whose* left, or for None all chains; returns what it was.
+
+        A view of theirs that is open breaks. Raises as `open` does.
+        """
 
     def open(self, since: Since) -> AbstractAsyncContextManager[View]:
         """The view's moment lies between the call and its return; the end releases the view.

@@ -3,12 +3,13 @@
 import os
 
 from transfer.errors import TransferError
-from transfer.sources import nbd_address
+from transfer.sources import nbd_address, qmp_address
 from transfer.sources.changes import ChangeSource
 from transfer.sources.image import open_image
 from transfer.sources.nbd_view import NbdSource
 from transfer.sources.plain import PlainSource
 from transfer.sources.qcow2 import Qcow2Source
+from transfer.sources.qemu_live import LiveSource
 from transfer.sources.reflink import why_no_reflinks
 from transfer.sources.reflinked import ReflinkSource
 
@@ -61,4 +62,6 @@ def named_source(path: str) -> ChangeSource | None:
         return Qcow2Source(os.path.realpath(os.fsencode(path.removeprefix(QCOW2))))
     if nbd_address.is_nbd(path):
         return NbdSource(nbd_address.parse(path))
+    if path.startswith(qmp_address.SCHEME):
+        return LiveSource(qmp_address.parse(path))
     return None

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from transfer.formats.point import Mark
-from transfer.sources.changes import Data, Extent, HistoryLost, Since
+from transfer.sources.changes import Data, Extent, HistoryLost, Offered, Since
 from transfer.sources.exports import NbdContent
 from transfer.sources.nbd import NbdClient
 from transfer.sources.nbd_address import NbdAddress
@@ -36,6 +36,16 @@ async def dirty(
     async for at, length, flags in client.block_status(context, start, end):
         if flags & _DIRTY:
             yield at, length
+
+
+async def check_end(client: NbdClient, context: str, size: int) -> None:
+    """Raises HistoryLost if the bitmap lacks the bit of the end of a disk of that *size*.
+
+    We set it when we begin the bitmap (`qemu.add_end`), and QEMU drops it when the disk shrinks.
+    """
+    end = max(0, size - 1)
+    if not [extent async for extent in dirty(client, context, end, end + 1)]:
+        raise HistoryLost("it was smaller meanwhile")
 
 
 class NbdDisk:
@@ -76,7 +86,10 @@ class NbdSource:
         last = address.export.rpartition(b"/")[2] or address.host.encode()
         self._name = last or os.path.basename(address.socket)
 
-    async def clean(self) -> list[str]:
+    async def offered(self) -> list[Offered]:
+        return [Offered(self._name, self.why)]
+
+    async def clean(self, whose: Since | None) -> list[str]:
         return []
 
     @asynccontextmanager

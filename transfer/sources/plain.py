@@ -15,7 +15,7 @@ from transfer.files.metadata import to_stat
 from transfer.files.system import boot_id
 from transfer.formats.entry import FileType
 from transfer.formats.point import Mark
-from transfer.sources.changes import Data, Extent, HistoryLost, Since
+from transfer.sources.changes import Data, Extent, HistoryLost, Offered, Since
 from transfer.sources.image import Settled, describe_image, settled_image
 from transfer.sources.quiet import stat_identity
 from transfer.sources.reading import SourceFile
@@ -59,9 +59,12 @@ class PlainSource:
     name = "plain"
 
     def __init__(self, path: bytes, name: bytes, why: str) -> None:
-        self._path, self._name, self.why = path, name, why
+        self._path, self._name, self._why = path, name, why
 
-    async def clean(self) -> list[str]:
+    async def offered(self) -> list[Offered]:
+        return [Offered(self._name, self._why)]
+
+    async def clean(self, whose: Since | None) -> list[str]:
         return []
 
     @asynccontextmanager
@@ -69,5 +72,5 @@ class PlainSource:
         moment = time.time_ns()
         settled = await asyncio.to_thread(settled_image, self._path)
         yield PlainView(
-            self._path, PlainDisk(self._path, self._name, settled, moment, self.why), moment
+            self._path, PlainDisk(self._path, self._name, settled, moment, self._why), moment
         )

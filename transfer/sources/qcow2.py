@@ -28,7 +28,7 @@ import msgspec
 from transfer.errors import TransferError
 from transfer.formats.point import Mark
 from transfer.sources import nbd_view, qemu
-from transfer.sources.changes import Data, Extent, HistoryLost, Since
+from transfer.sources.changes import Data, Extent, HistoryLost, Offered, Since
 from transfer.sources.exports import NbdContent
 from transfer.sources.nbd import NbdClient
 from transfer.waiting import to_the_end
@@ -87,7 +87,8 @@ class _File:
         """Of whatever chain."""
         return [each for each in self._bitmaps if _OURS.fullmatch(each)]
 
-    def others(self, name: str) -> list[str]:
+    def others(self, name: str = "") -> list[str]:
+        """Those of the chain that have another name."""
         return [each for each in self._bitmaps if each.startswith(self._prefix) and each != name]
 
     async def add(self) -> str:
@@ -120,9 +121,7 @@ class Qcow2Disk:
         context = nbd_view.bitmap_context(self._before)
         if not self._before or context not in self._client.export.contexts:
             raise HistoryLost(self._why or "the server does not offer the bitmap")
-        end = max(0, self._old_size - 1)
-        if not [extent async for extent in nbd_view.dirty(self._client, context, end, end + 1)]:
-            raise HistoryLost("it was smaller meanwhile")
+        await nbd_view.check_end(self._client, context, self._old_size)
         async for extent in nbd_view.dirty(self._client, context):
             yield extent
 
@@ -140,14 +139,18 @@ class Qcow2View:
 
 class Qcow2Source:
     name = "qcow2"
-    why = ""
 
     def __init__(self, path: bytes) -> None:
         self._path, self._name = path, os.path.basename(path)
 
-    async def clean(self) -> list[str]:
+    async def offered(self) -> list[Offered]:
         file = _File(self._path, await qemu.described(self._path), "")
-        names = file.ours()
+        return [Offered(self._name, file.untracked)]
+
+    async def clean(self, whose: Since | None) -> list[str]:
+        chain = whose.chain(self._name) if whose else ""
+        file = _File(self._path, await qemu.described(self._path), chain)
+        names = file.others() if whose else file.ours()
         await file.remove(names)
         return [f"{os.fsdecode(self._path)}: bitmap {name}" for name in names]
 

@@ -20,6 +20,7 @@ from transfer.sources.nbd_address import NbdAddress
 from transfer.waiting import to_the_end
 
 EXPORT = b"disk"
+END = "end"  # the name of a bitmap
 _PATIENCE = 20.0  # seconds to the first answer of a server that was started
 _LOOK = 0.005
 _ENDING = 5.0  # seconds from SIGTERM to SIGKILL
@@ -61,18 +62,22 @@ async def mark_end(path: bytes, size: int, bitmap: str, granularity: int) -> Non
         return
     place = tempfile.mkdtemp(prefix="transfer-qcow2-")
     try:
-        other = os.fsencode(os.path.join(place, "end"))
+        other = os.fsencode(os.path.join(place, "disk"))
         await image_tool("create", "-q", "-f", "qcow2", b"--", other, str(size))
-        words = ("bitmap", "--add", "-g", str(granularity), "-f", "qcow2", b"--", other, "end")
-        await image_tool(*words)
-        write = f"write -q -z {(size - 1) // 512 * 512} 512"
-        await _run("qemu-io", "-f", "qcow2", "-c", write, other)
+        await add_end(other, size, granularity)
         await image_tool(
-            "bitmap", "--merge", "end", "-b", other, "-F", "qcow2", "-f", "qcow2", b"--", path,
+            "bitmap", "--merge", END, "-b", other, "-F", "qcow2", "-f", "qcow2", b"--", path,
             bitmap,
         )  # fmt: skip
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+async def add_end(path: bytes, size: int, granularity: int) -> None:
+    """Add the bitmap END to an empty disk's qcow2 file: the last of *size* bytes is dirty in it."""
+    await image_tool("bitmap", "--add", "-g", str(granularity), "-f", "qcow2", b"--", path, END)
+    write = f"write -q -z {(size - 1) // 512 * 512} 512"
+    await _run("qemu-io", "-f", "qcow2", "-c", write, path)
 
 
 @asynccontextmanager

@@ -25,7 +25,7 @@ from transfer.files.metadata import stat_at, to_stat
 from transfer.formats.point import Mark
 from transfer.sources import reflink
 from transfer.sources.base import Stat
-from transfer.sources.changes import Data, Extent, HistoryLost, Since
+from transfer.sources.changes import Data, Extent, HistoryLost, Offered, Since
 from transfer.sources.handles import file_handle
 from transfer.sources.image import open_image
 from transfer.sources.reading import SourceFile
@@ -185,18 +185,23 @@ class ReflinkedView:
 
 class ReflinkSource:
     name = "reflink"
-    why = ""
 
     def __init__(self, path: bytes, name: bytes) -> None:
         self._path, self._name = path, name
 
-    async def clean(self) -> list[str]:
-        return await asyncio.to_thread(self._clean)
+    async def offered(self) -> list[Offered]:
+        return [Offered(self._name, "")]
 
-    def _clean(self) -> list[str]:
-        directory = os.path.dirname(self._path)
-        paths = [os.path.join(directory, name) for name in os.listdir(directory)]
-        ours = [path for path in paths if is_copy(os.path.basename(path))]
+    async def clean(self, whose: Since | None) -> list[str]:
+        """For None all copies beside the file: their names do not tell what they are copies of."""
+        return await asyncio.to_thread(self._clean, whose)
+
+    def _clean(self, whose: Since | None) -> list[str]:
+        directory, prefix = os.path.dirname(self._path), PREFIX
+        if whose is not None:
+            prefix += whose.chain(self._name).encode()
+        names = [name for name in os.listdir(directory) if name.startswith(prefix)]
+        ours = [os.path.join(directory, name) for name in names if is_copy(name)]
         for path in ours:
             os.unlink(path)
         return [os.fsdecode(path) for path in ours]
