@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from transfer.pipeline.batching import Batcher, task_group
+from transfer.pipeline.batching import Batcher, Room, task_group
 
 
 class Echo:
@@ -141,3 +141,58 @@ async def test_a_group_raises_its_first_error_alone():
     with pytest.raises(ValueError, match="deep"):
         async with task_group():
             raise BaseExceptionGroup("outer", [ExceptionGroup("inner", [ValueError("deep")])])
+
+
+# Room
+
+
+async def taking(room, *sizes):
+    """Tasks that take so much each, one after the other, and have begun."""
+    tasks = [asyncio.create_task(room.take(size)) for size in sizes]
+    await asyncio.sleep(0)
+    return tasks
+
+
+def settled(tasks):
+    return [task.done() for task in tasks]
+
+
+async def test_room_is_given_in_the_order_in_which_it_was_asked_for():
+    room = Room(10)
+    tasks = await taking(room, 6, 5, 1)  # the last one fits, and waits for its turn
+    assert settled(tasks) == [True, False, False]
+    room.give(6)
+    await asyncio.sleep(0)
+    assert settled(tasks) == [True, True, True]
+    (waiting,) = await taking(room, 5)
+    assert not waiting.done()
+    room.give(1)
+    await waiting
+
+
+async def test_what_is_larger_than_the_room_has_it_alone():
+    room = Room(10)
+    first, large, last = await taking(room, 1, 99, 1)
+    assert settled([first, large, last]) == [True, False, False]
+    room.give(1)
+    await large
+    assert not last.done()
+    room.give(99)
+    await last
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_whoever_no_longer_waits_takes_no_room(together):
+    room = Room(10)
+    _, cancelled, next = await taking(room, 10, 10, 10)
+    if together:  # its turn and its end
+        room.give(10)
+    cancelled.cancel()
+    if not together:
+        await asyncio.wait([cancelled])
+        room.give(10)
+    await next
+    assert cancelled.cancelled()
+    (waiting,) = await taking(room, 1)
+    assert not waiting.done()
+    waiting.cancel()

@@ -1,5 +1,6 @@
 """A stream comes back as it was, and costs what its parent does not have."""
 
+import asyncio
 import os
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ from transfer.files.directories import Place
 from transfer.files.metadata import stat_at
 from transfer.formats.reference import NULL_ID, Kind, Reference, tag_of
 from transfer.formats.stream import FANOUT, MIN_BLOCK, Descriptor, depth
+from transfer.pipeline import tasks
 from transfer.pipeline.streams import block_runs, packed, send_stream
 from transfer.sources.reading import SourceChanged, SourceFile
 
@@ -157,6 +159,34 @@ async def test_a_file_that_was_written_or_replaced_is_told(sending, path):
         with pytest.raises(SourceChanged) as told:
             await send_stream(line.sender, line.nodes, scanned, 3 * SIZE, SIZE, None, False)
         assert told.value.code == "replaced"
+
+
+@pytest.mark.parametrize(("room", "sealed"), [(1000, 100), (40, 40)])
+async def test_sealed_blocks_hold_no_lane_and_are_bounded(sending, path, monkeypatch, room, sealed):
+    """In batches of four blocks there are many more of them than lanes."""
+    monkeypatch.setattr("transfer.pipeline.send.UNDER_WAY", room * SIZE)
+    monkeypatch.setattr(tasks, "BATCH", 4 * SIZE)
+    make(path, 100 * SIZE, [(0, os.urandom(100 * SIZE))])
+    async with sending() as line:
+        store, may_store = line.vault.store, asyncio.Event()
+
+        async def storing(session, raw):
+            await may_store.wait()
+            return await store(session, raw)
+
+        line.vault.store = storing
+        stream = asyncio.create_task(
+            send_stream(line.sender, line.nodes, source(path), 100 * SIZE, SIZE, None, True)
+        )
+        async with asyncio.timeout(10):
+            while line.sender.under_way < (sealed - 4) * SIZE:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert line.sender.under_way <= (room + 4) * SIZE
+        may_store.set()
+        await stream
+        assert line.sender.under_way == 0
+    assert line.sender.sent.blocks_new == 100
 
 
 async def test_a_worker_that_dies_costs_a_try(sending, receiving, path):

@@ -13,7 +13,6 @@ indexes have levels 1 to MAX_LEVEL, the others level 0. A list with a later kind
 frame flag that is needed to read.
 """
 
-import itertools
 from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple
@@ -79,11 +78,10 @@ def decode_references(buffer: Buffer) -> tuple[Reference, ...]:
     if len(raw) % REFERENCE_SIZE:
         raise FormatError(f"a reference list of {len(raw)} bytes is cut short")
     parts = [raw[at : at + REFERENCE_SIZE] for at in range(0, len(raw), REFERENCE_SIZE)]
-    if any(left >= right for left, right in itertools.pairwise(parts)):
+    if parts != sorted(distinct := set(parts)):
         raise FormatError("a reference list is out of order")
     for tag in {part[0] for part in parts}:
         check_tag(tag)
-    references = tuple(Reference(part[0], part[1:]) for part in parts)
-    if any(reference.id == NULL_ID for reference in references):
-        raise FormatError("a reference list holds the null ID")
-    return references
+        if bytes((tag,)) + NULL_ID in distinct:
+            raise FormatError("a reference list holds the null ID")
+    return tuple([Reference(part[0], part[1:]) for part in parts])

@@ -103,11 +103,12 @@ def decode_node(level: int, plain: Buffer, children: bytes, expected: int) -> Sl
         or set(places) != set(range(len(references)))
     ):
         raise FormatError(f"a stream node of level {level} does not fit its place")
-    following = iter(places)
-    return tuple(
-        references[next(following)].id if bitmap >> number & 1 else None
-        for number in range(expected)
-    )
+    ids = [reference.id for reference in references]
+    following = map(ids.__getitem__, places)
+    if len(places) == expected:
+        return tuple(following)
+    bits = f"{bitmap:0{expected}b}"  # the last slot's first
+    return tuple([next(following) if bit == "1" else None for bit in reversed(bits)])
 
 
 def encode_descriptor(descriptor: Descriptor, slot: int) -> bytes:

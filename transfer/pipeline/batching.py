@@ -1,6 +1,7 @@
 """Ask together what many tasks ask at the same time: one call, one fsync, one trip to a worker."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
@@ -24,6 +25,48 @@ def first_error(failures: BaseExceptionGroup[BaseException]) -> BaseException:
     return first_error(first) if isinstance(first, BaseExceptionGroup) else first
 
 
+class Room:
+    """A bound in bytes for what is under way. First come, first served; what is larger than the
+    bound goes alone."""
+
+    def __init__(self, size: int) -> None:
+        self._size = self._free = size
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def taken(self) -> int:
+        return self._size - self._free
+
+    async def take(self, size: int) -> None:
+        size = min(size, self._size)
+        if not self._waiting and size <= self._free:
+            self._free -= size
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((size, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # it came at the same time
+                self._free += size
+            self._next()
+            raise
+
+    def give(self, size: int) -> None:
+        self._free += min(size, self._size)
+        self._next()
+
+    def _next(self) -> None:
+        while self._waiting:
+            size, turn = self._waiting[0]
+            if not turn.done():
+                if size > self._free:
+                    return
+                self._free -= size
+                turn.set_result(None)
+            self._waiting.popleft()
+
+
 class Batcher(Generic[Q, A]):
     """Run questions in the order in which they came, those that wait at the same time together.
 
@@ -43,12 +86,16 @@ class Batcher(Generic[Q, A]):
         self._waiting: list[tuple[Q, asyncio.Future[A]]] = []
 
     async def ask(self, question: Q) -> A:
+        return await self.put(question)
+
+    def put(self, question: Q) -> asyncio.Future[A]:
+        """As `ask`, for whoever wants the answer later."""
         answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, answer))
         if self._active < self._parallel and self._is_worth_it(self._active):
             self._active += 1
             self._group.create_task(self._drain(), name="batcher")
-        return await answer
+        return answer
 
     async def _drain(self) -> None:
         try:

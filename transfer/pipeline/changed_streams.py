@@ -26,7 +26,7 @@ from transfer.pipeline.stream_nodes import ParentStream, StreamBuilder
 from transfer.pipeline.streams import Leaves
 from transfer.sources.changes import Content, Data, Extent
 
-AHEAD = 64  # parts under way: of most leaves one block is read, and then its node is stored
+AHEAD = 256  # parts under way: of most leaves one block is read, and then its node is stored
 FEW = 16  # changed blocks of a leaf, for which it is not asked where its holes are
 
 
@@ -190,7 +190,8 @@ class _ChangedStream:
                 for number in set(changed) - data:
                     padded[number - first] = None
                 changed = [number for number in changed if number in data]
-            slots = await self._leaves.send_blocks(start, tuple(padded), self._extents(changed))
+            extents, known = self._extents(changed), frozenset(filter(None, old))
+            slots = await self._leaves.send_blocks(start, tuple(padded), extents, known)
         return _Placed(self._leaf_level, index, await self.builder.leaf(index, slots))
 
     def _extents(self, blocks: Sequence[int]) -> list[Extent]:
@@ -217,7 +218,8 @@ class _ChangedStream:
             return True  # its leaf was read
         start = index * self._span
         count = block_count(min(self._span, self._length - start), self._block_size)
-        now = await self._leaves.send_blocks(start, (None,) * count, self._extents([number]))
+        extents, known = self._extents([number]), frozenset(filter(None, old))
+        now = await self._leaves.send_blocks(start, (None,) * count, extents, known)
         return now[at] == (old[at] if at < len(old) else None)
 
 

@@ -14,7 +14,7 @@ from transfer.formats.stream import Descriptor, block_count
 from transfer.pipeline import tasks
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.resume import Proof, Proofs
-from transfer.pipeline.send import Sender
+from transfer.pipeline.send import Sender, Stored
 from transfer.pipeline.streams import assemble, send_stream
 from transfer.pipeline.workers import Leased
 from transfer.sources.base import Scanned
@@ -238,14 +238,15 @@ class FileSender:
             return []
         files = [SourceFile(place, each.entry.name, each.stat) for each in scanned]
 
-        async def work(worker: Leased) -> list[tasks.FileRead]:
+        async def work(worker: Leased) -> tuple[list[tasks.FileRead], Stored | None]:
             found: list[tasks.FileRead] = await worker.call(
                 tasks.read_files, files, self._block_size, strict
             )
-            await self._sender.blocks(worker, [id for read in found for id in read.ids])
-            return found
+            ids = [id for read in found for id in read.ids]
+            return found, await self._sender.blocks(worker, ids)
 
-        reads = await self._sender.pool.run(work)
+        reads, stored = await self._sender.pool.run(work)
+        await self._sender.arrived(stored)
         self._sender.sent.bytes_read += sum(file.stat.size for file in files)
         if strict:
             keys = (self._key(each) for each in scanned)

@@ -2,9 +2,11 @@
 
     read in a worker -> have -> seal in the same worker -> store -> the reference is known
 
-A reference is handed out only after the vault acknowledged its frame, so nodes follow their
-children. Frames of many callers travel in one call: one fsync serves them all. A call that breaks
-takes with it what the vault had not stored yet, so calls are small where they take long.
+A lane is free again once its frames are sealed: they wait for their call outside of it, UNDER_WAY
+bytes of them at most. A reference is handed out only after the vault acknowledged its frame, so
+nodes follow their children. Frames of many callers travel in one call: one fsync serves them all. A
+call that breaks takes with it what the vault had not stored yet, so calls are small where they take
+long.
 """
 
 import asyncio
@@ -19,7 +21,7 @@ from transfer.formats.journal import Ids
 from transfer.formats.reference import Reference
 from transfer.formats.stream import FIXED, MAX_BLOCK, MIN_BLOCK, Descriptor
 from transfer.pipeline import tasks
-from transfer.pipeline.batching import Batcher
+from transfer.pipeline.batching import Batcher, Room
 from transfer.pipeline.node_cache import NodeCache
 from transfer.pipeline.resume import NoReads, Reads
 from transfer.pipeline.sealing import frame_room
@@ -30,6 +32,7 @@ MAX_CALL = 8 * 2**20
 SLOW_CALL = 2**20
 SMALL = 2**18  # less than that waits for the end of another call: each costs the vault an fsync
 QUICK = 16 * 2**20  # bytes a second of one call
+UNDER_WAY = 24 * 2**20  # bytes of sealed blocks that wait for their call or its answer
 MAX_ASKED = 8192
 
 
@@ -43,6 +46,13 @@ class Frames(NamedTuple):
     def weight(self) -> int:
         """In bytes of a call; small frames weigh more, so that MAX_FRAMES of them fill one."""
         return max(len(self.raw), self.frames * (MAX_CALL // MAX_FRAMES))
+
+
+class Stored(NamedTuple):
+    """Blocks on their way to the vault; *again* says how many of the *frames* were there."""
+
+    frames: int
+    again: asyncio.Future[int]
 
 
 class Node(NamedTuple):
@@ -93,9 +103,15 @@ class Sender:
             group, self._store_frames, lambda each: each.weight, limit=SLOW_CALL, count=256,
             parallel=uploads, least=SMALL,
         )  # fmt: skip
+        self._room = Room(UNDER_WAY)
         self._seal_nodes: Batcher[Node, Reference] = Batcher(
-            group, self._nodes_together, lambda each: each.room, limit=2**21, count=64, parallel=2
+            group, self._nodes_together, lambda each: each.room, limit=2**21, count=64, parallel=4
         )
+
+    @property
+    def under_way(self) -> int:
+        """Bytes of sealed blocks that the vault has not acknowledged."""
+        return self._room.taken
 
     async def _ask_have(self, questions: list[list[bytes]]) -> list[list[bool]]:
         asked = [id for ids in questions for id in ids]
@@ -150,23 +166,33 @@ class Sender:
 
     async def blocks(
         self, worker: Leased, ids: Sequence[bytes | None], known: frozenset[bytes] = frozenset()
-    ) -> None:
-        """Store those of the blocks that *worker* keeps which are neither *known* nor there.
+    ) -> Stored | None:
+        """Send off those of the blocks that *worker* keeps which are neither *known* nor there.
 
-        *ids* are theirs in order; None, for zeros, is never stored.
+        *ids* are theirs in order; None, for zeros, is never stored. The lane is free then; the
+        blocks are stored when `arrived` returns.
         """
         numbers = {id: n for n, id in enumerate(ids) if id is not None and id not in known}
         if not numbers:
-            return
+            return None
         asked = list(numbers)
         there = await self._have.ask(asked)
         wanted = [(numbers[id], id) for id, has in zip(asked, there, strict=True) if not has]
         if not wanted:
-            return
+            return None
         lengths = await worker.call(tasks.seal_kept, wanted)
-        again = await self._store.ask(Frames(bytes(worker.slot[: sum(lengths)]), len(lengths)))
-        self.sent.blocks_new += len(lengths)
-        self.sent.blocks_resent += again
+        size = sum(lengths)
+        await self._room.take(size)
+        again = self._store.put(Frames(bytes(worker.slot[:size]), len(lengths)))
+        again.add_done_callback(lambda _: self._room.give(size))
+        return Stored(len(lengths), again)
+
+    async def arrived(self, stored: Stored | None) -> None:
+        """Return when the vault has acknowledged them all. Raises what the call raised."""
+        if stored is not None:
+            again = await stored.again
+            self.sent.blocks_new += stored.frames
+            self.sent.blocks_resent += again
 
     async def node(
         self, tag: int, plain: bytes, children: bytes, known: frozenset[bytes] = frozenset()
@@ -180,20 +206,20 @@ class Sender:
         if self._resumes:
             nodes = await self._not_there(nodes)
 
-        async def work(worker: Leased) -> list[Reference]:
+        async def work(worker: Leased) -> tuple[list[tuple[bytes, int]], bytes]:
             sealed = await worker.call(tasks.seal_nodes, [(*node,) for node in nodes])
-            count = sum(length > 0 for _, length in sealed)
-            named = [Reference(node.tag, id) for node, (id, _) in zip(nodes, sealed, strict=True)]
-            if count:
-                raw = bytes(worker.slot[: sum(length for _, length in sealed)])
-                await self._store.ask(Frames(raw, count))
-                self.sent.nodes_new += count
-                if self._cache is not None:
-                    lengths = [length for _, length in sealed]
-                    await asyncio.to_thread(self._cache.add, _split(raw, named, lengths))
-            return named
+            return sealed, bytes(worker.slot[: sum(length for _, length in sealed)])
 
-        return await self.pool.run(work)
+        sealed, raw = await self.pool.run(work)
+        count = sum(length > 0 for _, length in sealed)
+        named = [Reference(node.tag, id) for node, (id, _) in zip(nodes, sealed, strict=True)]
+        if count:
+            await self._store.ask(Frames(raw, count))
+            self.sent.nodes_new += count
+            if self._cache is not None:
+                lengths = [length for _, length in sealed]
+                await asyncio.to_thread(self._cache.add, _split(raw, named, lengths))
+        return named
 
     async def _not_there(self, nodes: list[Node]) -> list[Node]:
         """The interrupted run sent nodes too: those that are whole in the vault are known."""

@@ -18,7 +18,7 @@ from transfer.pipeline import tasks
 from transfer.pipeline.batching import Batcher, task_group
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.resume import Proof
-from transfer.pipeline.send import Sender
+from transfer.pipeline.send import Sender, Stored
 from transfer.pipeline.stream_nodes import ParentStream, Slots, StreamBuilder
 from transfer.pipeline.workers import Leased
 from transfer.sources.changes import Content, Data, Extent
@@ -98,7 +98,7 @@ class Leaves:
         # Changed blocks that lie far apart are read together once all lanes are at work.
         self._reading: Batcher[_Wanted, list[bytes | None]] = Batcher(
             sender.group, self._read, lambda each: each.size, limit=tasks.BATCH, count=256,
-            parallel=sender.pool.lanes,
+            parallel=4 * sender.pool.lanes,
         )  # fmt: skip
         self._sender, self._file, self._strict, self._proof = sender, file, strict, proof
         self._length, self._block_size, self._before = length, block_size, before
@@ -107,7 +107,8 @@ class Leaves:
         """The leaf that begins at offset *start*."""
         end = min(start + FANOUT * self._block_size, self._length)
         zeros = (None,) * block_count(end - start, self._block_size)
-        return await self.send_blocks(start, zeros, await self.data(start, end))
+        known = await self._before.around(0, start // self._block_size)
+        return await self.send_blocks(start, zeros, await self.data(start, end), known)
 
     async def data(self, start: int, end: int) -> list[Extent]:
         """Extents that may hold other bytes than zeros."""
@@ -119,11 +120,16 @@ class Leaves:
         )
         return found
 
-    async def send_blocks(self, start: int, slots: Slots, extents: Sequence[Extent]) -> Slots:
-        """The leaf of these *slots* that begins at *start*, its blocks in *extents* read anew."""
+    async def send_blocks(
+        self, start: int, slots: Slots, extents: Sequence[Extent],
+        known: frozenset[bytes] = frozenset(),
+    ) -> Slots:  # fmt: skip
+        """The leaf of these *slots* that begins at *start*, its blocks in *extents* read anew.
+
+        *known* IDs are in the vault.
+        """
         end = min(start + len(slots) * self._block_size, self._length)
         ids = list(slots)
-        known = await self._before.around(0, start // self._block_size)
 
         async def batch(runs: Sequence[Run]) -> None:
             extents = [self._extent(start, run, end) for run in runs]
@@ -164,14 +170,15 @@ class Leaves:
         extents = [extent for each in wanted for extent in each.extents]
         known = frozenset[bytes]().union(*(each.known for each in wanted))
 
-        async def work(worker: Leased) -> list[bytes | None]:
+        async def work(worker: Leased) -> tuple[list[bytes | None], Stored | None]:
             found: list[bytes | None] = await worker.call(
                 tasks.read_blocks, self._file, extents, self._block_size, self._strict
             )
-            await self._sender.blocks(worker, found, known)
-            return found
+            return found, await self._sender.blocks(worker, found, known)
 
-        ids = iter(await self._sender.pool.run(work))
+        found, stored = await self._sender.pool.run(work)
+        await self._sender.arrived(stored)
+        ids = iter(found)
         self._sender.sent.bytes_read += sum(each.size for each in wanted)
         return [list(islice(ids, each.blocks(self._block_size))) for each in wanted]
 
