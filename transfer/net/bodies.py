@@ -127,7 +127,7 @@ async def frames(
     """
     size = size_of(request, MAX_BODY)
     async with buffers.lease(machine, size) as buffer:
-        with memoryview(buffer) as view:
+        with memoryview(buffer) as pages, pages[:size] as view:
             arriving = Arriving(view)
             try:
                 got = await read_into(request.content, view, SlowBody(), arriving.more)

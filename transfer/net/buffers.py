@@ -1,6 +1,7 @@
 """Receive memory: one pool for all connections, with a share for each machine."""
 
 import asyncio
+import mmap
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -31,22 +32,28 @@ class ReceiveBuffers:
         return len(self._queue)
 
     @asynccontextmanager
-    async def lease(self, machine: bytes, size: int) -> AsyncIterator[bytearray]:
-        """A buffer of *size* bytes for as long as the block lasts; do not keep views of it.
+    async def lease(self, machine: bytes, size: int) -> AsyncIterator[mmap.mmap]:
+        """A buffer of at least *size* bytes for as long as the block lasts; keep no views of it.
 
         Raises ValueError for a size beyond a machine's share: it would wait for ever.
         """
-        if not 0 <= size <= self.share:
-            raise ValueError(f"a buffer of {size} bytes is more than the share, {self.share}")
-        await self._granted(machine, size)
-        try:
-            buffer = bytearray(size)
+        async with self.room(machine, size):
+            buffer = _pages(size)
             try:
                 yield buffer
             finally:
                 # An error on its way may hold the frame that holds the buffer, and for long.
                 with suppress(BufferError):
-                    buffer.clear()
+                    buffer.close()
+
+    @asynccontextmanager
+    async def room(self, machine: bytes, size: int) -> AsyncIterator[None]:
+        """As `lease`, for whoever takes the memory elsewhere."""
+        if not 0 <= size <= self.share:
+            raise ValueError(f"a buffer of {size} bytes is more than the share, {self.share}")
+        await self._granted(machine, size)
+        try:
+            yield
         finally:
             self._give_back(machine, size)
 
@@ -86,3 +93,12 @@ class ReceiveBuffers:
                 self.in_use += size
                 self._by_machine[machine] += size
                 waiter.set_result(None)
+
+
+def _pages(size: int) -> mmap.mmap:
+    """The system gives them as they are filled, and nobody writes zeros before. Raises
+    MemoryError."""
+    try:
+        return mmap.mmap(-1, max(size, 1))
+    except OSError as error:
+        raise MemoryError from error

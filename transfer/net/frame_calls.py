@@ -49,7 +49,7 @@ async def fetch(service: Service, request: web.Request, caller: Caller) -> web.S
     asked = list(dict.fromkeys(messages.decode_asked(raw, MAX_FRAMES)))
     # The pace first: it is for those, too, whose end this may have to wait for.
     with service.paces.flow(session, pace) as flow:
-        async with while_connected(request), service.sending.lease(caller.machine, MAX_FRAME):
+        async with while_connected(request), service.sending.room(caller.machine, MAX_FRAME):
             # The first group before the first byte: what is wrong can still be told.
             groups = _groups(service, caller, session, asked)
             first = await anext(groups)

@@ -9,6 +9,7 @@ from aiohttp import StreamReader, web
 # aiohttp stops reading a body that nobody takes at twice this and one read of the loop; with
 # its default, 1,024 connections could hold half a gigabyte outside the pool of receive buffers.
 READ_AHEAD = 64 * 2**10
+_PIECE = 256 * 2**10  # each costs a turn of the loop
 
 
 class TooSlow(Exception):
@@ -58,8 +59,8 @@ async def read_into(
     """
     filled = 0
     while filled < len(buffer):
-        # Never more than the read-ahead: aiohttp raises its bound to twice what is asked for.
-        piece = await _piece(stream, min(len(buffer) - filled, READ_AHEAD), rule)
+        # aiohttp raises its bound to twice what is asked for; only who has a buffer asks for much.
+        piece = await _piece(stream, min(len(buffer) - filled, _PIECE), rule)
         if not piece:
             break
         buffer[filled : filled + len(piece)] = piece
