@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from transfer.pipeline.batching import Batcher, Room, task_group
+from transfer.pipeline.batching import LINGER, Batcher, Room, task_group
 
 
 class Echo:
@@ -78,8 +78,11 @@ async def test_beside_others_a_batch_begins_only_when_it_is_worth_it():
             for _ in range(3):
                 await asyncio.sleep(0)
 
-        for question in ("a", "b", "cc"):  # nobody is beside the first one
+        await ask("a")  # nobody is beside it
+        await asyncio.sleep(2 * LINGER)
+        for question in ("b", "cc"):
             await ask(question)
+        await asyncio.sleep(2 * LINGER)
         assert echo.batches == [["a"]]
         await ask("d")
         assert echo.batches == [["a"], ["b", "cc", "d"]]
@@ -141,6 +144,20 @@ async def test_a_group_raises_its_first_error_alone():
     with pytest.raises(ValueError, match="deep"):
         async with task_group():
             raise BaseExceptionGroup("outer", [ExceptionGroup("inner", [ValueError("deep")])])
+
+
+async def test_small_questions_wait_a_moment_for_more_and_large_ones_do_not():
+    echo, loop = Echo(), asyncio.get_running_loop()
+    async with task_group() as group:
+        batcher = Batcher(group, echo.run, len, limit=100, count=10, least=3)
+        first = asyncio.create_task(batcher.ask("a"))
+        await asyncio.sleep(LINGER / 4)
+        await batcher.ask("b")
+        assert echo.batches == [["a", "b"]]
+        began = loop.time()
+        await batcher.ask("ccc")
+        assert loop.time() - began < LINGER
+        await first
 
 
 # Room

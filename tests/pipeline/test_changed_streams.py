@@ -13,6 +13,7 @@ from tests.pipeline.test_streams import LEAF, SIZE, blocks_of, make, send, sourc
 from transfer.formats.reference import Kind
 from transfer.formats.stream import FANOUT, depth
 from transfer.pipeline.changed_streams import Changes, TrackerLied, send_changed
+from transfer.pipeline.tasks import DATA
 
 LARGE = FANOUT * LEAF + 3 * LEAF + 5 * SIZE + 17  # three levels of nodes
 
@@ -56,6 +57,34 @@ async def test_what_is_not_changed_is_neither_read_nor_sent(sending, path):
     assert again == (await send(sending, path))[0]
     assert sent.bytes_read == 3 * SIZE + 17
     assert (sent.blocks_new, sent.nodes_new) == (4, 4 + 2 + 1)
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+async def test_of_changed_blocks_nobody_is_asked_unless_a_run_was_interrupted(
+    sending, path, resumes, monkeypatch
+):
+    """Of two that are equal the second is sent no more once the first has arrived."""
+    make(path, 3 * LEAF, [])
+    parent, _, _ = await send(sending, path)
+    content = os.urandom(SIZE)
+    for at in (0, LEAF):
+        write(path, at, content)
+    extents = [(0, SIZE), (LEAF, SIZE)]
+    monkeypatch.setattr("transfer.pipeline.changed_streams.AHEAD", 1)
+    async with sending(trust_parent=True) as line:
+        line.sender._resumes = resumes
+        asked, have = [], line.vault.have
+
+        async def hear(session, tag, generation, ids):
+            asked.extend(ids if tag == DATA else ())
+            return await have(session, tag, generation, ids)
+
+        line.vault.have = hear
+        await send_changed(
+            line.sender, line.nodes, source(path), 3 * LEAF, parent, each(extents), True
+        )
+    assert bool(asked) == resumes
+    assert (line.sender.sent.blocks_new, line.sender.sent.blocks_resent) == (1, 0)
 
 
 async def test_one_change_loads_the_nodes_above_it_and_no_others(sending, path):

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
+LINGER = 0.01  # seconds
 Q = TypeVar("Q")
 A = TypeVar("A")
 
@@ -71,9 +72,9 @@ class Batcher(Generic[Q, A]):
     """Run questions in the order in which they came, those that wait at the same time together.
 
     A batch holds at most *count* questions of together at most *limit* (or one that is larger), and
-    at most *parallel* are under way; beside others one begins only when questions of *least* wait,
-    for small ones cost less together. They run in tasks of *group*: whoever asked and is cancelled
-    takes no answer away from others.
+    at most *parallel* are under way. Questions of less than *least* cost less together: they wait
+    LINGER for more, and for the end of what is under way. They run in tasks of *group*: whoever
+    asked and is cancelled takes no answer away from others.
     """
 
     def __init__(
@@ -100,6 +101,8 @@ class Batcher(Generic[Q, A]):
     async def _drain(self) -> None:
         try:
             while self._is_worth_it(self._active - 1):
+                if self._least and not self._is_worth_it(1):
+                    await asyncio.sleep(LINGER)
                 await self._answer(self._take())
         finally:
             self._active -= 1

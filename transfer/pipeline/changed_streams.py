@@ -107,7 +107,7 @@ async def send_changed(
     *sample* are numbers of blocks to look at if they are called clean. Raises TrackerLied, too.
     """
     before = ParentStream(nodes, parent)
-    leaves = Leaves(sender, file, length, parent.block_size, before, strict, proof, data)
+    leaves = Leaves(sender, file, length, parent.block_size, before, strict, proof, data, True)
     stream = _ChangedStream(sender, leaves, before, length, parent, extents, sample)
     ahead: deque[asyncio.Task[_Placed]] = deque()
     async with task_group() as group:

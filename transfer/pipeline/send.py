@@ -34,6 +34,7 @@ SMALL = 2**18  # less than that waits for the end of another call: each costs th
 QUICK = 16 * 2**20  # bytes a second of one call
 UNDER_WAY = 24 * 2**20  # bytes of sealed blocks that wait for their call or its answer
 MAX_ASKED = 8192
+MAX_ARRIVED = 8192  # IDs that are remembered, so that equal blocks are not sent one after the other
 
 
 class Frames(NamedTuple):
@@ -49,9 +50,9 @@ class Frames(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """Blocks on their way to the vault; *again* says how many of the *frames* were there."""
+    """Blocks on their way to the vault; *again* says how many of them were there."""
 
-    frames: int
+    ids: Sequence[bytes]
     again: asyncio.Future[int]
 
 
@@ -103,7 +104,7 @@ class Sender:
             group, self._store_frames, lambda each: each.weight, limit=SLOW_CALL, count=256,
             parallel=uploads, least=SMALL,
         )  # fmt: skip
-        self._room = Room(UNDER_WAY)
+        self._room, self._arrived = Room(UNDER_WAY), set[bytes]()
         self._seal_nodes: Batcher[Node, Reference] = Batcher(
             group, self._nodes_together, lambda each: each.room, limit=2**21, count=64, parallel=4
         )
@@ -165,19 +166,21 @@ class Sender:
             await asyncio.to_thread(self._cache.keep, nodes)
 
     async def blocks(
-        self, worker: Leased, ids: Sequence[bytes | None], known: frozenset[bytes] = frozenset()
-    ) -> Stored | None:
+        self, worker: Leased, ids: Sequence[bytes | None], known: frozenset[bytes] = frozenset(),
+        are_new: bool = False,
+    ) -> Stored | None:  # fmt: skip
         """Send off those of the blocks that *worker* keeps which are neither *known* nor there.
 
-        *ids* are theirs in order; None, for zeros, is never stored. The lane is free then; the
-        blocks are stored when `arrived` returns.
+        *ids* are theirs in order; None, for zeros, is never stored. Where they *are_new*, by all
+        that is known, nobody is asked: one that is there costs its sending. The lane is free then;
+        the blocks are stored when `arrived` returns.
         """
         numbers = {id: n for n, id in enumerate(ids) if id is not None and id not in known}
-        if not numbers:
-            return None
-        asked = list(numbers)
-        there = await self._have.ask(asked)
-        wanted = [(numbers[id], id) for id, has in zip(asked, there, strict=True) if not has]
+        if are_new and not self._resumes:
+            there = [id in self._arrived for id in numbers]
+        else:
+            there = await self._have.ask(list(numbers)) if numbers else []
+        wanted = [(n, id) for (id, n), has in zip(numbers.items(), there, strict=True) if not has]
         if not wanted:
             return None
         lengths = await worker.call(tasks.seal_kept, wanted)
@@ -185,14 +188,17 @@ class Sender:
         await self._room.take(size)
         again = self._store.put(Frames(bytes(worker.slot[:size]), len(lengths)))
         again.add_done_callback(lambda _: self._room.give(size))
-        return Stored(len(lengths), again)
+        return Stored([id for _, id in wanted], again)
 
     async def arrived(self, stored: Stored | None) -> None:
         """Return when the vault has acknowledged them all. Raises what the call raised."""
         if stored is not None:
             again = await stored.again
-            self.sent.blocks_new += stored.frames
+            self.sent.blocks_new += len(stored.ids)
             self.sent.blocks_resent += again
+            if len(self._arrived) > MAX_ARRIVED:
+                self._arrived.clear()
+            self._arrived.update(stored.ids)
 
     async def node(
         self, tag: int, plain: bytes, children: bytes, known: frozenset[bytes] = frozenset()

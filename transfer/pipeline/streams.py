@@ -93,8 +93,9 @@ class Leaves:
     def __init__(
         self, sender: Sender, file: Content, length: int, block_size: int,
         before: ParentStream, strict: bool, proof: Proof | None, data: Data | None,
+        are_new: bool = False,
     ) -> None:  # fmt: skip
-        self._data = data
+        self._data, self._are_new = data, are_new
         # Changed blocks that lie far apart are read together once all lanes are at work.
         self._reading: Batcher[_Wanted, list[bytes | None]] = Batcher(
             sender.group, self._read, lambda each: each.size, limit=tasks.BATCH, count=256,
@@ -174,7 +175,7 @@ class Leaves:
             found: list[bytes | None] = await worker.call(
                 tasks.read_blocks, self._file, extents, self._block_size, self._strict
             )
-            return found, await self._sender.blocks(worker, found, known)
+            return found, await self._sender.blocks(worker, found, known, self._are_new)
 
         found, stored = await self._sender.pool.run(work)
         await self._sender.arrived(stored)
