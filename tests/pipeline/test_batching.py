@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from transfer.pipeline.batching import LINGER, Batcher, Room, task_group
+from transfer.pipeline.batching import Batcher, Room, task_group
 
 
 class Echo:
@@ -78,11 +78,8 @@ async def test_beside_others_a_batch_begins_only_when_it_is_worth_it():
             for _ in range(3):
                 await asyncio.sleep(0)
 
-        await ask("a")  # nobody is beside it
-        await asyncio.sleep(2 * LINGER)
-        for question in ("b", "cc"):
+        for question in ("a", "b", "cc"):  # nobody is beside the first one
             await ask(question)
-        await asyncio.sleep(2 * LINGER)
         assert echo.batches == [["a"]]
         await ask("d")
         assert echo.batches == [["a"], ["b", "cc", "d"]]
@@ -146,18 +143,29 @@ async def test_a_group_raises_its_first_error_alone():
             raise BaseExceptionGroup("outer", [ExceptionGroup("inner", [ValueError("deep")])])
 
 
-async def test_small_questions_wait_a_moment_for_more_and_large_ones_do_not():
-    echo, loop = Echo(), asyncio.get_running_loop()
+@pytest.mark.parametrize(
+    ("before", "next", "waits"), [("ab", "c", True), ("a", "c", False), ("ab", "ccc", False)]
+)
+async def test_where_many_ask_at_a_time_a_small_batch_waits_for_more(
+    before, next, waits, monkeypatch
+):
+    """As long as the one before took, and LINGER at most."""
+    monkeypatch.setattr("transfer.pipeline.batching.LINGER", 0.3)
+    batches = []
+
+    async def run(questions):
+        batches.append(questions)
+        await asyncio.sleep(0.3)
+        return questions
+
     async with task_group() as group:
-        batcher = Batcher(group, echo.run, len, limit=100, count=10, least=3)
-        first = asyncio.create_task(batcher.ask("a"))
-        await asyncio.sleep(LINGER / 4)
-        await batcher.ask("b")
-        assert echo.batches == [["a", "b"]]
-        began = loop.time()
-        await batcher.ask("ccc")
-        assert loop.time() - began < LINGER
-        await first
+        batcher = Batcher(group, run, len, limit=100, count=10, least=3)
+        await ask_all(batcher, before)
+        first = asyncio.create_task(batcher.ask(next))
+        await asyncio.sleep(0.02)
+        second = asyncio.create_task(batcher.ask("d"))
+        await asyncio.gather(first, second)
+    assert (batches[1:] == [[next, "d"]]) == waits
 
 
 # Room

@@ -1,12 +1,13 @@
 """Ask together what many tasks ask at the same time: one call, one fsync, one trip to a worker."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
-LINGER = 0.01  # seconds
+LINGER = 0.01  # seconds at most
 Q = TypeVar("Q")
 A = TypeVar("A")
 
@@ -73,8 +74,8 @@ class Batcher(Generic[Q, A]):
 
     A batch holds at most *count* questions of together at most *limit* (or one that is larger), and
     at most *parallel* are under way. Questions of less than *least* cost less together: they wait
-    LINGER for more, and for the end of what is under way. They run in tasks of *group*: whoever
-    asked and is cancelled takes no answer away from others.
+    for the end of what is under way, and where many ask at a time, a moment for more. They run in
+    tasks of *group*: whoever asked and is cancelled takes no answer away from others.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Batcher(Generic[Q, A]):
     ) -> None:  # fmt: skip
         self._group, self._run, self._size = group, run, size
         self.limit, self._count, self._parallel, self._least = limit, count, parallel, least
-        self._active = 0
+        self._active, self._pause = 0, 0.0
         self._waiting: list[tuple[Q, asyncio.Future[A]]] = []
 
     async def ask(self, question: Q) -> A:
@@ -101,9 +102,9 @@ class Batcher(Generic[Q, A]):
     async def _drain(self) -> None:
         try:
             while self._is_worth_it(self._active - 1):
-                if self._least and not self._is_worth_it(1):
-                    await asyncio.sleep(LINGER)
-                await self._answer(self._take())
+                if self._pause and not self._is_worth_it(1):
+                    await asyncio.sleep(self._pause)
+                await self._timed(self._take())
         finally:
             self._active -= 1
 
@@ -128,6 +129,13 @@ class Batcher(Generic[Q, A]):
         taken = self._waiting[:number]
         del self._waiting[:number]
         return [pair for pair in taken if not pair[1].done()]
+
+    async def _timed(self, batch: list[tuple[Q, asyncio.Future[A]]]) -> None:
+        """The next small batch waits as long as this one takes, if many ask at a time."""
+        began = time.monotonic()
+        await self._answer(batch)
+        if self._least:
+            self._pause = min(LINGER, time.monotonic() - began) if len(batch) > 1 else 0.0
 
     async def _answer(self, batch: list[tuple[Q, asyncio.Future[A]]]) -> None:
         if not batch:
