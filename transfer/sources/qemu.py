@@ -9,12 +9,14 @@ import json
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from transfer.errors import SourceUnavailable, TransferError, UsageError, ViewBroken
+from transfer.sources import tied
 from transfer.sources.nbd import NbdClient
 from transfer.sources.nbd_address import NbdAddress
 from transfer.waiting import to_the_end
@@ -86,7 +88,8 @@ async def served(
 ) -> AsyncIterator[NbdClient]:
     """The qcow2 file read-only behind a socket of ours, which nobody writes to meanwhile.
 
-    The server lives as long as this connection, also when this process is killed.
+    The server lives as long as this connection, and ends when this process is killed: as long as it
+    is there, nobody may write to the file.
     """
     place = tempfile.mkdtemp(prefix="transfer-nbd-")
     try:
@@ -95,7 +98,7 @@ async def served(
             "-r", "-f", "qcow2", "-x", EXPORT, "-A", "-e", "0", "-k", socket,
             *(word for name in bitmaps for word in ("-B", name)), "--", path,
         ]  # fmt: skip
-        process = await _started("qemu-nbd", words, asyncio.subprocess.DEVNULL)
+        process = await _tied("qemu-nbd", words)
         try:
             client = await _connected(process, NbdAddress(EXPORT, socket), contexts)
             try:
@@ -121,6 +124,14 @@ async def _connected(
     raise _failure("qemu-nbd", await process.stderr.read())
 
 
+async def _tied(program: str, words: Sequence[str | bytes]) -> asyncio.subprocess.Process:
+    """Started so that it does not outlive this process, whatever ends that."""
+    if shutil.which(program) is None:
+        raise _missing(program)
+    tie = ("-I", "-S", tied.__file__, str(os.getpid()), program)
+    return await _started(sys.executable, [*tie, *words], asyncio.subprocess.DEVNULL)
+
+
 async def _started(
     program: str, words: Sequence[str | bytes], out: int
 ) -> asyncio.subprocess.Process:
@@ -130,9 +141,11 @@ async def _started(
             stderr=asyncio.subprocess.PIPE, env={**os.environ, "LC_ALL": "C"},
         )  # fmt: skip
     except FileNotFoundError as error:
-        raise UsageError(
-            f"{program} is not installed", "on Debian: apt install qemu-utils"
-        ) from error
+        raise _missing(program) from error
+
+
+def _missing(program: str) -> UsageError:
+    return UsageError(f"{program} is not installed", "on Debian: apt install qemu-utils")
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:
