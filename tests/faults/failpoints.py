@@ -58,6 +58,14 @@ BACKUP = [
     *_places("worker", "transfer.pipeline.tasks", "list_directory", "scan_names", "read_files",
              "read_blocks", "seal_kept", "seal_nodes", "seal_point"),
 ]  # fmt: skip
+QCOW2 = [
+    *_places("client", "transfer.sources.qcow2", "_File.add", "_File.remove"),
+    *_places("client", "transfer.sources.qemu", "mark_end", "_connected"),
+]  # fmt: skip
+REFLINK = [
+    *_places("client", "transfer.sources.reflinked", "Copies._made", "Copies.commit"),
+    *_places("client", "transfer.sources.reflink", "clone"),
+]  # fmt: skip
 RESTORE = [
     *_places("client", "transfer.jobs.unfinished", "RestoreMark.begin", "RestoreMark.end"),
     *_places("client", "transfer.targets.image", "ImageTarget.finish", "publish"),
@@ -169,7 +177,7 @@ def main(words: list[str]) -> int:
     if name == "short-write":
         shorten(int(number), Path(marker))
     else:
-        place = next(each for each in (*BACKUP, *RESTORE) if each.name == name)
+        place = next(each for each in (*BACKUP, *QCOW2, *REFLINK, *RESTORE) if each.name == name)
         os.environ["TRANSFER_TEST_FAILPOINT"] = "|".join((*place, action, number, marker))
         if place.role == "worker" and place in BACKUP:
             tasks.Tools = _named(read_tools)  # type: ignore[misc]
