@@ -110,14 +110,17 @@ def failing_disk(path, size=24 * 2**20):
 
 
 @contextmanager
-def loop_device(path, size=None):
-    """A block device over a file at *path*: a new one of that *size*, or the one that is there."""
+def loop_device(path, size=None, sector=512):
+    """A block device over a file at *path*: a new one of that *size*, or the one that is there.
+
+    It has logical sectors of *sector* bytes, and as many of them as are whole.
+    """
     if size is not None:
         with open(path, "wb") as file:
             file.truncate(size)
     try:
         made = subprocess.run(
-            ["losetup", "--find", "--show", path],
+            ["losetup", "--find", "--show", "--sector-size", str(sector), path],
             check=True, capture_output=True, text=True, env={**os.environ, "PATH": PATH},
         )  # fmt: skip
     except OSError:
