@@ -1,6 +1,7 @@
 """What is restored of a tracked disk, as other programs see it: QEMU, and a file system's check."""
 
 import asyncio
+import filecmp
 import os
 from contextlib import contextmanager
 
@@ -60,6 +61,18 @@ async def test_a_qcow2_disk_that_came_back_is_the_same_to_qemu(machine, tmp_path
     assert is_same(tmp_path / "back", disk.path)
     disk.io("write -q -P 8 5M 512")
     assert not is_same(tmp_path / "back", disk.path)
+
+
+async def test_a_qcow2_file_on_xfs_is_known_by_its_blocks_as_well(machine, tmp_path):
+    """Named as a plain file, it comes back as one, bit by bit."""
+    with file_system(tmp_path / "xfs", "xfs") as top:
+        disk = Bench(top / "disk.qcow2")
+        await machine.backup(str(disk.path), block_size=65536)
+        disk.io("write -q -P 9 5M 100k")
+        made = await incremental(machine, str(disk.path))
+        assert (made.disks[0].source, made.bytes_read < 2 * MIB) == ("reflink", True)
+        await machine.restore(tmp_path / "back")
+        assert filecmp.cmp(tmp_path / "back", disk.path, shallow=False)
 
 
 def debugfs(image, command):

@@ -9,6 +9,7 @@ import pytest
 
 from tests.acceptance import shell
 from tests.sources.benches import KINDS, bench_of
+from tests.sources.disks import file_system
 from tests.sources.live import Daemon
 from tests.suites.sources import OTHER, Chain
 from transfer.cli.main import main
@@ -27,6 +28,14 @@ def test_a_tree_a_plain_image_and_a_qcow2_that_was_not_named_as_one(capsys, tmp_
     assert "qcow2:PATH" in found["sources"][2]["why"]
     assert told(capsys, tmp_path / "missing", expect=64)["error"]["code"] == "not-found"
     assert told(capsys, "nbd:nonsense", expect=64)["error"]["code"] == "usage-error"
+
+
+def test_a_qcow2_file_that_can_be_reflinked_is_and_is_still_told_of(capsys, tmp_path):
+    with file_system(tmp_path / "mounted", "xfs") as top:
+        (top / "disk").write_bytes(b"QFI\xfb" + bytes(5000))
+        (found,) = told(capsys, top / "disk")["sources"]
+    assert found["source"] == "reflink"
+    assert "qcow2:PATH" in found["why"]
 
 
 def test_clean_wants_a_path_and_an_item(capsys, tmp_path):

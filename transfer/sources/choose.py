@@ -19,10 +19,11 @@ _MAGIC = b"QFI\xfb"
 
 def source_of(path: bytes, name: bytes) -> ChangeSource:
     """Of a regular file or block device; its disk stands under *name*."""
-    if _is_qcow2(path):
-        return PlainSource(path, name, f"it is a qcow2 disk: {QCOW2}PATH would know its changes")
     why = _why_not_reflinked(path)
-    return ReflinkSource(path, name) if why is None else PlainSource(path, name, why)
+    hint = f"as a file; {QCOW2}PATH is the disk that is in it" if _is_qcow2(path) else ""
+    if why is None:
+        return ReflinkSource(path, name, hint)
+    return PlainSource(path, name, f"{hint}, and knows its changes" if hint else why)
 
 
 def _is_qcow2(path: bytes) -> bool:

@@ -184,13 +184,15 @@ class ReflinkedView:
 
 
 class ReflinkSource:
+    """*why* something else may be better, for people."""
+
     name = "reflink"
 
-    def __init__(self, path: bytes, name: bytes) -> None:
-        self._path, self._name = path, name
+    def __init__(self, path: bytes, name: bytes, why: str = "") -> None:
+        self._path, self._name, self._why = path, name, why
 
     async def offered(self) -> list[Offered]:
-        return [Offered(self._name, "")]
+        return [Offered(self._name, self._why)]
 
     async def clean(self, whose: Since | None) -> list[str]:
         """For None all copies beside the file: their names do not tell what they are copies of."""
