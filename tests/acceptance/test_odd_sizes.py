@@ -10,7 +10,7 @@ from tests.acceptance.agent import Machine
 from tests.acceptance.needs import needs_root
 from tests.cli.machine import loop_device
 from tests.sources.benches import KINDS, bench_of
-from tests.sources.nbd_servers import nbdkit, qemu_nbd
+from tests.sources.nbd_servers import nbdkit
 from tests.sources.test_reflinked import Bench
 from transfer.jobs.disks import Audits
 
@@ -92,15 +92,6 @@ async def test_a_device_is_read_to_its_last_sector(machine, tmp_path, sector):
         written(device, size - sector, os.urandom(sector))
         assert await is_exact(machine, device, content)
         assert len(content()) == size
-
-
-@needs_root
-async def test_a_server_of_a_device_with_large_sectors_is_asked_for_whole_ones(machine, tmp_path):
-    size = 3 * MIB + 3 * 4096
-    with loop_device(tmp_path / "file", size, 4096) as device:
-        written(device, 0, os.urandom(size))
-        with qemu_nbd(device, tmp_path, "--cache=none") as address:
-            assert await is_exact(machine, str(address), (tmp_path / "file").read_bytes)
 
 
 @pytest.mark.parametrize("more", [77, 512])
