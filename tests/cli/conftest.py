@@ -85,26 +85,31 @@ def executed(words, before):
     return done.returncode, done.stdout, done.stderr
 
 
-def forked(words):
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+def forked(words, program=main):
+    """(exit code, stdout, stderr), once nothing that it started has its stderr any more."""
+    reading, writing = os.pipe()
+    with tempfile.TemporaryFile() as out:
         child = os.fork()
         if child == 0:
-            _become(words, out.fileno(), errors.fileno())
+            _become(program, words, out.fileno(), writing)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as errors:
+            said = errors.read().decode()
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        for file in (out, errors):
-            file.seek(0)
-        return status, out.read().decode(), errors.read().decode()
+        out.seek(0)
+        return status, out.read().decode(), said
 
 
-def _become(words, out, errors):
-    """`transfer` *words*, to the end of this process."""
+def _become(program, words, out, errors):
+    """*program* with *words*, to the end of this process."""
     code = 1
     try:
         os.dup2(out, 1)
         os.dup2(errors, 2)
+        os.close(errors)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         wrap.MEMORY, wrap.PASSES = 19 * 1024, 1
-        code = main(words)
+        code = program(words)
     except SystemExit as end:
         code = end.code
     except BaseException:

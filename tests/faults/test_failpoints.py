@@ -4,15 +4,15 @@ import filecmp
 import itertools
 import os
 import shutil
-import subprocess
-import sys
 import time
 
 import pytest
 
 from tests.acceptance.agent import Machine
 from tests.acceptance.compare import differences
-from tests.acceptance.shell import PASSPHRASE, ROOT
+from tests.acceptance.shell import PASSPHRASE
+from tests.cli.conftest import forked
+from tests.faults import failpoints
 from tests.faults.failpoints import ACTIONS, BACKUP, RESTORE
 from transfer.vault.open import verify_vault
 
@@ -87,20 +87,18 @@ def cases(places):
 def run(machine, failpoint, *words):
     """The exit code; the failpoint must have been met."""
     marker = machine.top / "marker"
-    command = [sys.executable, "-m", "tests.faults.failpoints", *failpoint, marker, *words]
     agent = [
         "--vault", machine.vault, "--state", machine.state,
         "--passphrase-file", machine.top.parent / "passphrase", "--workers", "1", "--json",
     ]  # fmt: skip
     (machine.top.parent / "passphrase").write_text(PASSPHRASE + "\n")
-    done = subprocess.run(
-        [str(word) for word in (*command, *agent)], cwd=ROOT, capture_output=True, text=True,
-        check=False, timeout=60,
-    )  # fmt: skip
-    assert marker.exists(), (done.returncode, done.stdout, done.stderr)
-    if done.returncode != 70:
-        assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, done.stderr
+    code, out, errors = forked(
+        [str(word) for word in (*failpoint, marker, *words, *agent)], program=failpoints.main
+    )
+    assert marker.exists(), (code, out, errors)
+    if code != 70:
+        assert "Traceback" not in errors, errors
+    return code, errors
 
 
 async def is_exact(machine, place, into):
