@@ -65,7 +65,7 @@ def measured(name: str, runs: int, top: Path) -> list[float]:
     for at in range(0, case.filled, 64 * MIB):
         write(disk, [f"write -q -P {chosen.randrange(1, 256)} {at} 48M"])
     write(disk, changes(case, 0))
-    shell, server = Shell(top / name, far=True), Server(top / name / "vault").start()
+    shell, server = Shell(top / name, far=True, forks=False), Server(top / name / "vault").start()
     server.register(shell)
     shell("backup", "disk", f"qcow2:{disk}")
     taken = []

@@ -5,10 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests.acceptance.forked import forked
 
 ROOT = Path(__file__).parents[2]
 PASSPHRASE = "correct horse battery staple"
@@ -19,7 +22,8 @@ _started: "list[subprocess.Popen[str]]" = []
 class Shell:
     """Vault, state and passphrase stand in *top*; *user* runs it, with this *python*, in *code*.
 
-    *far*: without --vault, for a machine that is registered with a server.
+    *far*: without --vault, for a machine that is registered with a server. *forks*: where what is
+    run to its end need not start an interpreter, it is forked from this process.
     """
 
     top: Path
@@ -28,26 +32,20 @@ class Shell:
     code: Path = ROOT
     far: bool = False
     extra: list[str] = field(default_factory=list)
+    forks: bool = True
 
     def __post_init__(self) -> None:
         (self.top / "passphrase").write_text(PASSPHRASE + "\n")
 
     def __call__(self, *words: object, expect: int = 0, **options: Any) -> dict[str, Any]:
         """Run to the end; the exit code must be as expected. Gives the JSON object."""
-        process = self.start(*words, **options)
-        return self.finish(process, expect)
+        if self._can_fork():
+            return _answer(*forked(self._words(*words, **options)), expect)
+        return self.finish(self.start(*words, **options), expect)
 
-    def start(
-        self, *words: object, vault: str = "vault", state: str = "state",
-        passphrase: str = "passphrase", plain: bool = False,
-    ) -> subprocess.Popen[str]:  # fmt: skip
-        """The running process; *plain*: without vault, state and passphrase."""
-        agent = [] if plain else [
-            "--state", self.top / state, "--passphrase-file", self.top / passphrase,
-        ]  # fmt: skip
-        if not (plain or self.far):
-            agent += ["--vault", self.top / vault]
-        command = [self.python, "-m", "transfer", *words, *agent, *self.extra, "--json"]
+    def start(self, *words: object, **options: Any) -> "subprocess.Popen[str]":
+        """The running process; *options* as in _words()."""
+        command = [self.python, "-m", "transfer", *self._words(*words, **options)]
         rights = {} if self.user is None else {
             "user": self.user, "group": self.user, "extra_groups": [],
         }  # fmt: skip
@@ -56,10 +54,31 @@ class Shell:
     def finish(self, process: "subprocess.Popen[str]", expect: int | None = 0) -> dict[str, Any]:
         with process:
             out, errors = process.communicate()
-        assert "Traceback" not in errors, errors
-        answer: dict[str, Any] = json.loads(out) if out else {}
-        assert expect in (None, process.returncode), (process.returncode, answer, errors)
-        return answer
+        return _answer(process.returncode, out, errors, expect)
+
+    def _words(
+        self, *words: object, vault: str = "vault", state: str = "state",
+        passphrase: str = "passphrase", plain: bool = False,
+    ) -> list[str]:  # fmt: skip
+        """*plain*: without vault, state and passphrase."""
+        agent = [] if plain else [
+            "--state", self.top / state, "--passphrase-file", self.top / passphrase,
+        ]  # fmt: skip
+        if not (plain or self.far):
+            agent += ["--vault", self.top / vault]
+        return [str(word) for word in (*words, *agent, *self.extra, "--json")]
+
+    def _can_fork(self) -> bool:
+        """A process with threads must not; another interpreter or user cannot."""
+        same = (self.python, self.user, self.code) == (sys.executable, None, ROOT)
+        return self.forks and same and threading.active_count() == 1
+
+
+def _answer(code: int, out: str, errors: str, expect: int | None) -> dict[str, Any]:
+    assert "Traceback" not in errors, errors
+    answer: dict[str, Any] = json.loads(out) if out else {}
+    assert expect in (None, code), (code, answer, errors)
+    return answer
 
 
 def started() -> int:

@@ -146,7 +146,7 @@ async def test_a_passphrase_is_derived_from_once(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_run_with_nothing_to_do_takes_little_time(tmp_path):
     """The whole command: its start, the passphrase, workers, a point that is durable."""
-    shell, spent = Shell(tmp_path), []
+    shell, spent = Shell(tmp_path, forks=False), []
     (tmp_path / "source").mkdir()
     for _ in range(4):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -67,7 +67,7 @@ class Watched:
         self.top = top
         self._limit = 128 + 64 * workers
         self._options = ["--workers", workers, "--connections", connections]
-        self._shell, self._server = Shell(top, far=True), Server(top / "vault").start()
+        self._shell, self._server = Shell(top, far=True, forks=False), Server(top / "vault").start()
         self._server.register(self._shell)
 
     def run(self, *words):

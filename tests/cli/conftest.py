@@ -5,19 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-import traceback
 from functools import partial
 
 import pytest
 
-# All that commands import when they need it: here once, for all that are forked.
-import transfer.cli.running
-import transfer.jobs.backup
-import transfer.jobs.points
-import transfer.jobs.restore  # noqa: F401
-from transfer.cli.main import main
-from transfer.crypto import wrap
+from tests.acceptance.forked import forked
 
 PASSPHRASE = "correct horse battery staple"
 
@@ -28,9 +20,8 @@ MOVING = ("backup", "restore", "verify")
 class Shell:
     """Run `transfer` in a process of its own; a vault, a state and a passphrase stand in *top*.
 
-    It is forked from this one, which spares the start of an interpreter, unless a function shall
-    run *before* the program, or `started` is used; new keyrings then open quickly, with the least
-    work that readers accept. With *threads* no worker processes are started.
+    It is forked from this one, unless a function shall run *before* the program, or `started` is
+    used. With *threads* no worker processes are started.
     """
 
     def __init__(self, top, threads=False):
@@ -83,41 +74,6 @@ def executed(words, before):
         timeout=100, preexec_fn=before,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
-
-
-def forked(words, program=main):
-    """(exit code, stdout, stderr), once nothing that it started has its stderr any more."""
-    reading, writing = os.pipe()
-    with tempfile.TemporaryFile() as out:
-        child = os.fork()
-        if child == 0:
-            _become(program, words, out.fileno(), writing)
-        os.close(writing)
-        with os.fdopen(reading, "rb") as errors:
-            said = errors.read().decode()
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        out.seek(0)
-        return status, out.read().decode(), said
-
-
-def _become(program, words, out, errors):
-    """*program* with *words*, to the end of this process."""
-    code = 1
-    try:
-        os.dup2(out, 1)
-        os.dup2(errors, 2)
-        os.close(errors)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        wrap.MEMORY, wrap.PASSES = 19 * 1024, 1
-        code = program(words)
-    except SystemExit as end:
-        code = end.code
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 def contents(top):

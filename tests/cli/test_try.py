@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import contents, forked
+from tests.acceptance.forked import forked
+from tests.cli.conftest import contents
 from tests.cli.machine import powerless, small_disk
 from transfer.jobs.memory import with_children
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.acceptance.agent import Machine
 from tests.acceptance.compare import differences
+from tests.acceptance.forked import forked
 from tests.acceptance.shell import PASSPHRASE
-from tests.cli.conftest import forked
 from tests.faults import failpoints
 from tests.faults.failpoints import ACTIONS, BACKUP, RESTORE
 from transfer.vault.open import verify_vault
