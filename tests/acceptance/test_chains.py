@@ -14,6 +14,8 @@ from transfer.errors import VaultUnavailable
 from transfer.jobs import backup as backup_job
 from transfer.jobs.progress import Progress
 
+pytestmark = pytest.mark.usefixtures("quick_keyrings")
+
 BLOCK = 64 * 1024
 TURNS = [0, 1, 0, 0, 1]
 

@@ -14,6 +14,8 @@ from transfer.formats.reference import Kind
 from transfer.pipeline.sealing import Opener
 from transfer.vault.open import verify_vault
 
+pytestmark = pytest.mark.usefixtures("quick_keyrings")
+
 BLOCK = 64 * 1024
 
 

@@ -19,6 +19,8 @@ from transfer.jobs import backup as backup_job
 from transfer.jobs.progress import Progress
 from transfer.vault.open import open_vault, rebuild_catalog
 
+pytestmark = pytest.mark.usefixtures("quick_keyrings")
+
 SETTLED = 2.1  # seconds after which a file's ctime proves something
 
 

@@ -13,6 +13,8 @@ from transfer.errors import ViewBroken
 from transfer.jobs import backup as backup_job
 from transfer.jobs.progress import Progress
 
+pytestmark = pytest.mark.usefixtures("quick_keyrings")
+
 MIB = 1 << 20
 
 

@@ -16,6 +16,8 @@ from tests.acceptance.test_history import SETTLED, History
 from transfer.jobs.protected import TreeMark, encode_mark, trusted
 from transfer.pipeline import tasks
 
+pytestmark = pytest.mark.usefixtures("quick_keyrings")
+
 HOUR = 3600 * 10**9
 
 

@@ -9,6 +9,8 @@ from tests.acceptance.compare import differences
 from tests.acceptance.shell import Shell
 from tests.cli.machine import mounted, small_disk
 
+pytestmark = pytest.mark.usefixtures("quick_keyrings")
+
 
 @pytest.fixture
 def machine(tmp_path):

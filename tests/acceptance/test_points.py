@@ -14,7 +14,9 @@ from tests.acceptance.compare import differences
 from tests.acceptance.served import Server
 from tests.acceptance.shell import Shell
 
-COUNTS = {"near": 10, "far": 2}
+pytestmark = pytest.mark.usefixtures("quick_keyrings")
+
+COUNTS = [("near", 4), pytest.param(("near", 10), marks=pytest.mark.slow), ("far", 2)]
 
 
 def made_tree(top):
@@ -47,12 +49,13 @@ def change(top, generator):
         file.write(b"!")
 
 
-@pytest.fixture(params=COUNTS)
+@pytest.fixture(params=COUNTS, ids=lambda param: "{}-{}".format(*param))
 async def changing(tmp_path, request):
     """A machine, the IDs of some points of one changing tree, and the tree as each saw it; and a
     context in which the vault can be asked.
     """
-    far = request.param == "far"
+    place, points = request.param
+    far = place == "far"
     server = Server(tmp_path / "vault") if far else None
     asked = nullcontext if server is None else server.running
     machine, generator = Machine(tmp_path, far=far), random.Random("points")
@@ -61,7 +64,7 @@ async def changing(tmp_path, request):
     with asked():
         if server is not None:
             server.register(Shell(tmp_path, far=True))
-        for number in range(COUNTS[request.param]):
+        for number in range(points):
             result = await machine.backup(top)
             assert result.warnings == []
             seen = tmp_path / "seen" / str(number)

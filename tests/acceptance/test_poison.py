@@ -11,7 +11,6 @@ import pytest
 from tests.acceptance import trees
 from tests.acceptance.agent import Machine, frames_of
 from tests.acceptance.compare import differences
-from transfer.crypto import wrap
 from transfer.formats import frame
 from transfer.formats.reference import REFERENCE_SIZE, Kind
 from transfer.jobs import restore as restore_job
@@ -20,13 +19,13 @@ from transfer.pipeline.sealing import Sealer, frame_room
 from transfer.vault.base import Outcome
 from transfer.vault.open import open_vault, verify_vault
 
+pytestmark = pytest.mark.usefixtures("quick_keyrings")
+
 BLOCK = 64 * 1024
 
 
 @pytest.fixture
-def machine(tmp_path, monkeypatch):
-    monkeypatch.setattr(wrap, "MEMORY", 19 * 1024)
-    monkeypatch.setattr(wrap, "PASSES", 1)
+def machine(tmp_path):
     return Machine(tmp_path)
 
 

@@ -21,6 +21,8 @@ from transfer.jobs import keys as key_jobs
 from transfer.jobs.far import registration_of
 from transfer.jobs.state import StateDirectory
 
+pytestmark = pytest.mark.usefixtures("quick_keyrings")
+
 MARK = b"xq7planted"
 NAME = "yp8machine"
 SECOND, THIRD = "another sentence that nobody guesses", "and once again a different one"
