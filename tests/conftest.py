@@ -1,6 +1,8 @@
 import os
+import shutil
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +38,17 @@ def compiled_once():
         patch.delenv("PYTHONDONTWRITEBYTECODE")
         patch.setenv("PYTHONPYCACHEPREFIX", place)
         yield
+
+
+@pytest.fixture
+def memory(tmp_path_factory):
+    """A directory in memory, where that has room, for vaults that sync thousands of times: a disk
+    takes milliseconds for each, and nothing here can tell what it does for them. Not for sources:
+    what a file system lacks that has no UUID is a reason to read more.
+    """
+    place = Path("/dev/shm")
+    if not place.is_dir() or shutil.disk_usage(place).free < 2**30:
+        yield tmp_path_factory.mktemp("memory")
+        return
+    with tempfile.TemporaryDirectory(prefix="transfer-test-", dir=place) as top:
+        yield Path(top)

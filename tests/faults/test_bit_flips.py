@@ -98,27 +98,27 @@ SEEDS = [
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_a_flipped_bit_does_no_harm_or_is_told_and_healed(stock, tmp_path, seed):
+async def test_a_flipped_bit_does_no_harm_or_is_told_and_healed(stock, memory, seed):
     choice = random.Random(f"flips {seed}")
     for number in range(12 if seed == 0 else 100):
-        machine = stock.copy(tmp_path / f"{number}")
+        machine = stock.copy(memory / f"{number}")
         path, bit = stock.flip(machine, choice)
-        latest = await stock.restores(machine, "item", 2, tmp_path / "latest")
-        await stock.restores(machine, f"item@{stock.ids[0]}", 1, tmp_path / "older")
+        latest = await stock.restores(machine, "item", 2, memory / "latest")
+        await stock.restores(machine, f"item@{stock.ids[0]}", 1, memory / "older")
         if path.parts[0] == "packs":
-            await heals(stock, machine, tmp_path, (path, bit))
+            await heals(stock, machine, memory, (path, bit))
         elif path.name.startswith("catalog") and not latest:
             await rebuild_catalog(machine.vault)
-            assert await stock.restores(machine, "item", 2, tmp_path / "latest"), (path, bit)
+            assert await stock.restores(machine, "item", 2, memory / "latest"), (path, bit)
         shutil.rmtree(machine.top)
 
 
-async def heals(stock, machine, tmp_path, where):
+async def heals(stock, machine, memory, where):
     await verify_vault(machine.vault)
     made = await machine.backup(stock.tree, block_size=BLOCK)
     assert made.warnings == [], where
-    assert await stock.restores(machine, "item", 2, tmp_path / "latest"), where
-    second = await stock.restores(machine, f"item@{stock.ids[1]}", 2, tmp_path / "second")
+    assert await stock.restores(machine, "item", 2, memory / "latest"), where
+    second = await stock.restores(machine, f"item@{stock.ids[1]}", 2, memory / "second")
     assert second, where
-    first = await stock.restores(machine, f"item@{stock.ids[0]}", 1, tmp_path / "older")
+    first = await stock.restores(machine, f"item@{stock.ids[0]}", 1, memory / "older")
     assert first == stock.can_be_healed(*where), where

@@ -61,10 +61,13 @@ def changed(top):
 
 
 class Place:
-    """A vault with a point, and a source that has changed since: copied for each case."""
+    """A vault with a point, and a source that has changed since: copied for each case.
+
+    The source, beside which is the disk, stands elsewhere than all that is below *top*.
+    """
 
     def __init__(self, top, source):
-        self.top, self.paths = top, (source, top / "disk")
+        self.top, self.paths = top, (source, source.with_name("disk"))
 
     async def make(self):
         await FaultyMachine(self.top / "first").backup(*self.paths, block_size=BLOCK)
@@ -84,9 +87,9 @@ class Place:
 
 
 @pytest.fixture
-async def place(tmp_path, source):
-    (tmp_path / "first").mkdir()
-    place = Place(tmp_path, source)
+async def place(memory, source):
+    (memory / "first").mkdir()
+    place = Place(memory, source)
     await place.make()
     return place
 

@@ -63,9 +63,9 @@ def stocked(place, quick_keyrings):
 
 
 @pytest.fixture
-def machine(stocked, tmp_path):
+def machine(stocked, memory):
     def copy(name):
-        return Machine(shutil.copytree(stocked / name, tmp_path / "machine"))
+        return Machine(shutil.copytree(stocked / name, memory / "machine"))
 
     return copy
 
@@ -148,9 +148,8 @@ async def test_a_short_write_is_gone_on_with(machine, stocked, number):
 
 
 @pytest.mark.parametrize(("name", "action"), cases(RESTORE))
-async def test_a_restore_that_fails_there_is_gone_on_with(machine, stocked, name, action):
-    here = machine("second")
-    into = here.top / "back"
+async def test_a_restore_that_fails_there_is_gone_on_with(machine, stocked, tmp_path, name, action):
+    here, into = machine("second"), tmp_path / "back"
     code, errors = run(here, (name, action, 1), "restore", "item", "--to", into)
     assert code in ENDS[action], errors
     if code == 0:

@@ -78,14 +78,14 @@ def some_of(life, part, parts):
     return images[part::parts]
 
 
-async def test_some_power_cuts_cost_nothing_that_was_told(life, tmp_path):
+async def test_some_power_cuts_cost_nothing_that_was_told(life, memory):
     for end, chosen in some_of(life, 0, 25):
-        await check(life, tmp_path / "image", end, chosen)
+        await check(life, memory / "image", end, chosen)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(1, 4))
-async def test_no_power_cut_costs_anything_that_was_told(life, tmp_path, part):
+async def test_no_power_cut_costs_anything_that_was_told(life, memory, part):
     for end, chosen in some_of(life, part - 1, 3):
-        await check(life, tmp_path / "image", end, chosen)
+        await check(life, memory / "image", end, chosen)

@@ -10,6 +10,6 @@ def clock():
 
 
 @pytest.fixture
-async def far(tmp_path, clock):
-    async with far_vault(tmp_path / "vault", clock) as running:
+async def far(memory, clock):
+    async with far_vault(memory / "vault", clock) as running:
         yield running
