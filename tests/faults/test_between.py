@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -35,9 +36,23 @@ def image(tmp_path):
     return path
 
 
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """One for each test of a `settled`: made at once, they settle together."""
+    paths = [tmp_path_factory.mktemp("image") / "disk" for _ in range(5)]
+    for path in paths:
+        path.write_bytes(os.urandom(SIZE))
+    return paths
+
+
+@pytest.fixture
+def settled(images):
+    return images.pop()
+
+
 async def interrupted(machine, path):
     """A backup that came so far that something of it is known, and no further."""
-    await asyncio.sleep(SETTLE)
+    await asyncio.sleep(max(0, path.stat().st_ctime + SETTLE - time.time()))
     machine.fault = Fault(3, "fail", "store")
     with pytest.raises(TransferError):
         await machine.backup(path)
@@ -51,12 +66,12 @@ async def is_what_it_was(machine, path, content):
     assert (await verify_vault(machine.vault)).damaged == []
 
 
-async def test_what_did_not_change_is_not_read_again(machine, image):
+async def test_what_did_not_change_is_not_read_again(machine, settled):
     """Else the others would prove nothing."""
-    await interrupted(machine, image)
-    made = await machine.backup(image)
+    await interrupted(machine, settled)
+    made = await machine.backup(settled)
     assert made.bytes_resumed > 0
-    await is_what_it_was(machine, image, image.read_bytes())
+    await is_what_it_was(machine, settled, settled.read_bytes())
 
 
 def write_start(path):
@@ -117,6 +132,7 @@ async def test_a_device_proves_nothing(machine, tmp_path):
     with loop_device(tmp_path / "loop", SIZE) as name:
         device = Path(name)
         device.write_bytes(os.urandom(SIZE))
+        await asyncio.sleep(SETTLE)  # whatever a node's ctime says
         await interrupted(machine, device)
         before, other = device.stat(), tmp_path / "node"
         # As whoever has it mounted: not by this name.
@@ -129,11 +145,11 @@ async def test_a_device_proves_nothing(machine, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["older copy", "rebuilt", "empty"])
-async def test_a_vault_that_is_another_one_by_now(machine, image, how):
+async def test_a_vault_that_is_another_one_by_now(machine, settled, how):
     (machine.top / "small").write_bytes(b"small")
     await machine.backup(machine.top / "small", item="other")
     shutil.copytree(machine.vault, machine.top / "older")
-    await interrupted(machine, image)
+    await interrupted(machine, settled)
     if how == "rebuilt":
         await rebuild_catalog(machine.vault)
     else:
@@ -142,25 +158,25 @@ async def test_a_vault_that_is_another_one_by_now(machine, image, how):
         if how == "empty":
             shutil.rmtree(machine.vault)
             shutil.rmtree(machine.state)
-    await machine.backup(image)
-    await is_what_it_was(machine, image, image.read_bytes())
+    await machine.backup(settled)
+    await is_what_it_was(machine, settled, settled.read_bytes())
 
 
-async def test_a_state_that_was_put_back_asks_and_reads(machine, image):
+async def test_a_state_that_was_put_back_asks_and_reads(machine, settled):
     """Its open journal is of a run before two points that it does not know."""
-    await interrupted(machine, image)
+    await interrupted(machine, settled)
     old = shutil.copytree(machine.state, machine.top / "old")
-    await machine.backup(image)
-    image.write_bytes(os.urandom(SIZE))
+    await machine.backup(settled)
+    settled.write_bytes(os.urandom(SIZE))
     await asyncio.sleep(SETTLE)
-    await machine.backup(image)
+    await machine.backup(settled)
     shutil.rmtree(machine.state)
     shutil.move(old, machine.state)
-    made = await machine.backup(image)
+    made = await machine.backup(settled)
     points = await machine.points()
     assert [each.number for each in points] == [1, 2, 3]
     assert made.parent == points[1].point_id.hex()
-    await is_what_it_was(machine, image, image.read_bytes())
+    await is_what_it_was(machine, settled, settled.read_bytes())
 
 
 async def restored_in_part(machine, tree, into):
