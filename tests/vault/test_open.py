@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import os
 import pwd
+import shutil
+import sqlite3
 import subprocess
 import sys
 
@@ -62,6 +64,22 @@ async def test_only_a_missing_or_empty_directory_becomes_a_vault(path, tmp_path)
 async def test_a_vault_that_was_only_half_made_is_made_again(path):
     await (await open_vault(path, create=True)).close()
     (path / "vault").rename(path / ".vault.0a1b2c3d")
+    async with opened(path, create=True) as vault:
+        await begun(vault)
+
+
+async def test_a_vault_whose_first_catalog_was_not_in_wal_mode_yet_is_made_again(path):
+    """SQLite has a journal beside it until then."""
+    path.mkdir()
+    with contextlib.closing(sqlite3.connect(path / "whole", isolation_level=None)) as whole:
+        whole.execute("pragma cache_size=1")
+        whole.execute("create table early (raw)")
+        whole.execute("begin")
+        whole.execute("insert into early values (zeroblob(1000000))")
+        for end in ("", "-journal"):  # as a kill leaves them
+            shutil.copy(path / f"whole{end}", path / f"catalog.sqlite{end}")
+        whole.execute("rollback")
+    (path / "whole").unlink()
     async with opened(path, create=True) as vault:
         await begun(vault)
 

@@ -37,8 +37,10 @@ from transfer.vault.durable import write_durably
 
 FORMAT = "transfer vault 1"
 CATALOG = "catalog.sqlite"
+# What SQLite puts beside it; the journal only while a new one is not in WAL mode yet.
+CATALOG_ENDS = ("", "-journal", "-wal", "-shm")
 # The temporary name is a rebuild's.
-CATALOGS = {f"{name}{end}" for name in (CATALOG, "new-" + CATALOG) for end in ("", "-wal", "-shm")}
+CATALOGS = {f"{name}{end}" for name in (CATALOG, "new-" + CATALOG) for end in CATALOG_ENDS}
 _MAX_VAULT_FILE = 64 * 1024
 
 

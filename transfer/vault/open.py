@@ -13,6 +13,7 @@ from transfer.vault.base import VaultInfo
 from transfer.vault.catalog import Catalog
 from transfer.vault.directory import (
     CATALOG,
+    CATALOG_ENDS,
     FORMAT,
     VaultFile,
     explained,
@@ -118,7 +119,7 @@ def _new_catalog(path: Path) -> Catalog:
 
 def _remove_catalog(path: Path) -> None:
     # The main file first: what is left of a log would be taken for a new file's.
-    for end in ("", "-wal", "-shm"):
+    for end in CATALOG_ENDS:
         path.with_name(path.name + end).unlink(missing_ok=True)
 
 
