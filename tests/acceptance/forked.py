@@ -17,7 +17,8 @@ import transfer.cli.running
 import transfer.jobs.backup
 import transfer.jobs.points
 import transfer.jobs.register
-import transfer.jobs.restore  # noqa: F401
+import transfer.jobs.restore
+import transfer.vault.open  # noqa: F401
 from transfer.cli.main import main
 from transfer.crypto import wrap
 from transfer.formats import keyring
