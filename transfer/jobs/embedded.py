@@ -9,16 +9,12 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from transfer.errors import TargetUnusable, VaultUnavailable
-from transfer.files.directories import OpenDirectories, Place
-from transfer.files.metadata import stat_at
+from transfer.errors import VaultUnavailable
 from transfer.formats.credential import Credential, CredentialKind
-from transfer.formats.entry import FileType
 from transfer.vault.registry import registry_of
 
 _HOUR = 3600 * 10**9  # ns
@@ -101,51 +97,3 @@ def _start(directory: Path, log: Path) -> "subprocess.Popen[str]":
             env={**os.environ, "PYTHONPATH": _ROOT},
             process_group=0,  # a terminal's Ctrl-C is for this process to decide on
         )  # fmt: skip
-
-
-@contextmanager
-def temporary_directory(prefix: str) -> Iterator[Path]:
-    """For the caller alone; it is gone afterwards, whatever modes and depths were made in it."""
-    try:
-        top = os.path.abspath(tempfile.mkdtemp(prefix=prefix))
-    except OSError as error:
-        raise TargetUnusable(
-            f"there is no place for temporary files: {error.strerror}",
-            "name a directory that can be written with TMPDIR",
-        ) from error
-    try:
-        yield Path(top)
-    finally:
-        _remove(os.fsencode(top))
-
-
-def _remove(top: bytes) -> None:
-    """Remove the directory *top*, which nobody else may write in, with all that is in it."""
-    directories = OpenDirectories()
-    stack = [(Place(top), _emptied(directories, Place(top)))]
-    try:
-        while True:
-            place, below = stack[-1]
-            if below:
-                child = place.child(below.pop())
-                stack.append((child, _emptied(directories, child)))
-                continue
-            directories.forget(place)
-            stack.pop()
-            if not stack:
-                return os.rmdir(top)
-            os.rmdir(place.parts[-1], dir_fd=directories.fd(stack[-1][0]))
-    finally:
-        directories.close()
-
-
-def _emptied(directories: OpenDirectories, place: Place) -> list[bytes]:
-    """Unlink all in *place* but its directories, whose names are what is left."""
-    fd, left = directories.fd(place), []
-    for name in map(os.fsencode, os.listdir(fd)):
-        if stat_at(fd, name).type is not FileType.DIRECTORY:
-            os.unlink(name, dir_fd=fd)
-        else:
-            os.chmod(name, 0o700, dir_fd=fd)  # a restored one may forbid to write, or to look
-            left.append(name)
-    return left

@@ -21,13 +21,14 @@ from typing import TypeVar
 from transfer.errors import NoSpace, UsageError
 from transfer.files.directories import Place
 from transfer.files.metadata import to_stat
+from transfer.files.scratch import scratch
 from transfer.jobs import backup as backup_job
 from transfer.jobs import register as register_job
 from transfer.jobs import restore as restore_job
 from transfer.jobs.agent import Agent
 from transfer.jobs.backup import BackupOptions, BackupResult
 from transfer.jobs.comparison import Comparison
-from transfer.jobs.embedded import EmbeddedVault, embedded_vault, temporary_directory
+from transfer.jobs.embedded import EmbeddedVault, embedded_vault
 from transfer.jobs.first_files import FirstFiles, Room, Selection
 from transfer.jobs.limits import RunLimits, limited
 from transfer.jobs.memory import Peak, with_children
@@ -80,7 +81,7 @@ class _Try:
         self.result = TryResult(str(options.path), workers=workers)
 
     async def go(self) -> TryResult:
-        with temporary_directory("transfer-try-") as top:
+        with scratch("transfer-try-") as top:
             selection = await self._chosen(top)
             since = time.time_ns()
             vault = await open_vault(top / "vault", create=True)

@@ -10,12 +10,12 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from transfer.errors import SourceUnavailable, TransferError, UsageError, ViewBroken
+from transfer.files.scratch import scratch
 from transfer.sources import tied
 from transfer.sources.nbd import NbdClient
 from transfer.sources.nbd_address import NbdAddress
@@ -62,17 +62,14 @@ async def mark_end(path: bytes, size: int, bitmap: str, granularity: int) -> Non
     """
     if not size:
         return
-    place = tempfile.mkdtemp(prefix="transfer-qcow2-")
-    try:
-        other = os.fsencode(os.path.join(place, "disk"))
+    with scratch("transfer-qemu-") as place:
+        other = os.fsencode(place / "disk")
         await image_tool("create", "-q", "-f", "qcow2", b"--", other, str(size))
         await add_end(other, size, granularity)
         await image_tool(
             "bitmap", "--merge", END, "-b", other, "-F", "qcow2", "-f", "qcow2", b"--", path,
             bitmap,
         )  # fmt: skip
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 async def add_end(path: bytes, size: int, granularity: int) -> None:
@@ -91,9 +88,8 @@ async def served(
     The server lives as long as this connection, and ends when this process is killed: as long as it
     is there, nobody may write to the file.
     """
-    place = tempfile.mkdtemp(prefix="transfer-nbd-")
-    try:
-        socket = os.fsencode(os.path.join(place, "socket"))
+    with scratch("transfer-qemu-") as place:
+        socket = os.fsencode(place / "socket")
         words: list[str | bytes] = [
             "-r", "-f", "qcow2", "-x", EXPORT, "-A", "-e", "0", "-k", socket,
             *(word for name in bitmaps for word in ("-B", name)), "--", path,
@@ -107,8 +103,6 @@ async def served(
                 await to_the_end(client.close())
         finally:
             await to_the_end(_ended(process))
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
 
 
 async def _connected(
