@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.pipeline.test_streams import LEAF, SIZE, blocks_of, make, send, source
+from transfer.errors import FormatError
 from transfer.formats.reference import Kind
 from transfer.formats.stream import FANOUT, depth
 from transfer.pipeline.changed_streams import Changes, TrackerLied, send_changed
+from transfer.pipeline.stream_nodes import ParentStream
 from transfer.pipeline.tasks import DATA
 
 LARGE = FANOUT * LEAF + 3 * LEAF + 5 * SIZE + 17  # three levels of nodes
@@ -85,6 +87,25 @@ async def test_of_changed_blocks_nobody_is_asked_unless_a_run_was_interrupted(
         )
     assert bool(asked) == resumes
     assert (line.sender.sent.blocks_new, line.sender.sent.blocks_resent) == (1, 0)
+
+
+async def test_a_leaf_that_cannot_be_loaded_is_read_whole_and_sends_what_is_new(
+    sending, path, monkeypatch
+):
+    make(path, 3 * LEAF, [(0, os.urandom(20 * SIZE))])
+    parent, _, _ = await send(sending, path)
+    extents = [write(path, SIZE, os.urandom(SIZE))]
+    slots = ParentStream.slots
+
+    async def damaged(self, level, index):
+        if level == 1:
+            raise FormatError("damaged")
+        return await slots(self, level, index)
+
+    monkeypatch.setattr(ParentStream, "slots", damaged)
+    _, sent = await changed(sending, path, parent, extents)
+    assert sent.bytes_read == 20 * SIZE
+    assert (sent.blocks_new, sent.blocks_resent) == (1, 0)
 
 
 async def test_one_change_loads_the_nodes_above_it_and_no_others(sending, path):

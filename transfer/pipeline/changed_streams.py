@@ -107,7 +107,7 @@ async def send_changed(
     *sample* are numbers of blocks to look at if they are called clean. Raises TrackerLied, too.
     """
     before = ParentStream(nodes, parent)
-    leaves = Leaves(sender, file, length, parent.block_size, before, strict, proof, data, True)
+    leaves = Leaves(sender, file, length, parent.block_size, before, strict, proof, data)
     stream = _ChangedStream(sender, leaves, before, length, parent, extents, sample)
     ahead: deque[asyncio.Task[_Placed]] = deque()
     async with task_group() as group:
@@ -191,7 +191,7 @@ class _ChangedStream:
                     padded[number - first] = None
                 changed = [number for number in changed if number in data]
             extents, known = self._extents(changed), frozenset(filter(None, old))
-            slots = await self._leaves.send_blocks(start, tuple(padded), extents, known)
+            slots = await self._leaves.send_blocks(start, tuple(padded), extents, known, True)
         return _Placed(self._leaf_level, index, await self.builder.leaf(index, slots))
 
     def _extents(self, blocks: Sequence[int]) -> list[Extent]:

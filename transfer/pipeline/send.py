@@ -1,6 +1,7 @@
 """Send: what workers read and seal goes to the vault, and only what the vault lacks.
 
-    read in a worker -> have -> seal in the same worker -> store -> the reference is known
+    read in a worker -> have, unless it must be new -> seal in the same worker -> store
+    -> the reference is known
 
 A lane is free again once its frames are sealed: they wait for their call outside of it, UNDER_WAY
 bytes of them at most. A reference is handed out only after the vault acknowledged its frame, so

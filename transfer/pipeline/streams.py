@@ -74,10 +74,14 @@ async def assemble(
 
 
 class _Wanted(NamedTuple):
-    """Extents to be read, and IDs that the parent point has around them."""
+    """Extents to be read, and IDs that the parent point has around them.
+
+    *are_new*: their blocks are hardly in the vault.
+    """
 
     extents: Sequence[Extent]
     known: frozenset[bytes]
+    are_new: bool
 
     @property
     def size(self) -> int:
@@ -93,10 +97,9 @@ class Leaves:
     def __init__(
         self, sender: Sender, file: Content, length: int, block_size: int,
         before: ParentStream, strict: bool, proof: Proof | None, data: Data | None,
-        are_new: bool = False,
     ) -> None:  # fmt: skip
-        self._data, self._are_new = data, are_new
-        # Changed blocks that lie far apart are read together once all lanes are at work.
+        self._data = data
+        # Changed blocks that lie far apart are read together once enough is under way.
         self._reading: Batcher[_Wanted, list[bytes | None]] = Batcher(
             sender.group, self._read, lambda each: each.size, limit=tasks.BATCH, count=256,
             parallel=4 * sender.pool.lanes,
@@ -123,18 +126,18 @@ class Leaves:
 
     async def send_blocks(
         self, start: int, slots: Slots, extents: Sequence[Extent],
-        known: frozenset[bytes] = frozenset(),
+        known: frozenset[bytes] = frozenset(), are_new: bool = False,
     ) -> Slots:  # fmt: skip
         """The leaf of these *slots* that begins at *start*, its blocks in *extents* read anew.
 
-        *known* IDs are in the vault.
+        *known* IDs are in the vault. Blocks that *are_new* by all that is known are not asked for.
         """
         end = min(start + len(slots) * self._block_size, self._length)
         ids = list(slots)
 
         async def batch(runs: Sequence[Run]) -> None:
             extents = [self._extent(start, run, end) for run in runs]
-            found = await self._known_batch(extents, known)
+            found = await self._known_batch(_Wanted(extents, known, are_new))
             for (first, count), some in zip(runs, found, strict=True):
                 ids[first : first + count] = some
 
@@ -147,35 +150,39 @@ class Leaves:
         at = start + run[0] * self._block_size
         return at, min(run[1] * self._block_size, end - at)
 
-    async def _known_batch(self, extents: Sequence[Extent], known: frozenset[bytes]) -> list[Ids]:
+    async def _known_batch(self, wanted: _Wanted) -> list[Ids]:
         """The IDs of each extent's blocks."""
         if self._proof is None:
-            return await self._batch(extents, known)
+            return await self._batch(wanted)
+        extents = wanted.extents
         keys = [self._proof.key(*extent) for extent in extents]
         counts = [block_count(length, self._block_size) for _, length in extents]
         found = await self._sender.recalled(list(zip(keys, counts, strict=True)))
         left = [n for n, ids in enumerate(found) if ids is None]
         sizes = sum(extents[n][1] for n, ids in enumerate(found) if ids is not None)
         self._sender.sent.bytes_resumed += sizes
-        read = await self._batch([extents[n] for n in left], known) if left else []
+        again = wanted._replace(extents=[extents[n] for n in left])
+        read = await self._batch(again) if left else []
         await self._sender.note([(keys[n], ids) for n, ids in zip(left, read, strict=True)])
         new = iter(read)
         return [ids if ids is not None else next(new) for ids in found]
 
-    async def _batch(self, extents: Sequence[Extent], known: frozenset[bytes]) -> list[Ids]:
-        ids = iter(await self._reading.ask(_Wanted(extents, known)))
-        return [tuple(islice(ids, block_count(length, self._block_size))) for _, length in extents]
+    async def _batch(self, wanted: _Wanted) -> list[Ids]:
+        ids = iter(await self._reading.ask(wanted))
+        counts = [block_count(length, self._block_size) for _, length in wanted.extents]
+        return [tuple(islice(ids, count)) for count in counts]
 
     async def _read(self, wanted: list[_Wanted]) -> list[list[bytes | None]]:
         """Blocks of one leaf or of several, as much as a lane keeps."""
         extents = [extent for each in wanted for extent in each.extents]
         known = frozenset[bytes]().union(*(each.known for each in wanted))
+        are_new = all(each.are_new for each in wanted)
 
         async def work(worker: Leased) -> tuple[list[bytes | None], Stored | None]:
             found: list[bytes | None] = await worker.call(
                 tasks.read_blocks, self._file, extents, self._block_size, self._strict
             )
-            return found, await self._sender.blocks(worker, found, known, self._are_new)
+            return found, await self._sender.blocks(worker, found, known, are_new)
 
         found, stored = await self._sender.pool.run(work)
         await self._sender.arrived(stored)
