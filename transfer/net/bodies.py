@@ -16,7 +16,7 @@ from transfer.errors import FormatError
 from transfer.formats import documents, frame
 from transfer.net.buffers import ReceiveBuffers
 from transfer.net.problems import CallRefused
-from transfer.net.slow_body import SlowBody, TooSlow, read_into
+from transfer.net.slow_body import LARGE_PIECE, SlowBody, TooSlow, read_into
 from transfer.vault.base import MAX_BODY, MAX_FRAMES
 
 Body = TypeVar("Body", bound=msgspec.Struct)
@@ -130,7 +130,7 @@ async def frames(
         with memoryview(buffer) as pages, pages[:size] as view:
             arriving = Arriving(view)
             try:
-                got = await read_into(request.content, view, SlowBody(), arriving.more)
+                got = await read_into(request.content, view, SlowBody(), arriving.more, LARGE_PIECE)
             except TooSlow:
                 got = -1
             if got == size and arriving.end < size:

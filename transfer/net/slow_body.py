@@ -9,7 +9,8 @@ from aiohttp import StreamReader, web
 # aiohttp stops reading a body that nobody takes at twice this and one read of the loop; with
 # its default, 1,024 connections could hold half a gigabyte outside the pool of receive buffers.
 READ_AHEAD = 64 * 2**10
-_PIECE = 256 * 2**10  # each costs a turn of the loop
+LARGE_PIECE = 256 * 2**10
+"""For who has a receive buffer, of which there are few: each piece costs a turn of the loop."""
 
 
 class TooSlow(Exception):
@@ -51,16 +52,18 @@ async def read_into(
     buffer: memoryview,
     rule: SlowBody,
     arrived: Callable[[int], None] = lambda count: None,
+    most: int = READ_AHEAD,
 ) -> int:
     """Fill *buffer*, and call *arrived* with the size of each piece once it is there.
+
+    A piece has at most *most* bytes, and aiohttp reads ahead twice that.
 
     Returns how much arrived: less than the buffer when the body ends or its connection breaks.
     Raises TooSlow, and whatever *arrived* raises.
     """
     filled = 0
     while filled < len(buffer):
-        # aiohttp raises its bound to twice what is asked for; only who has a buffer asks for much.
-        piece = await _piece(stream, min(len(buffer) - filled, _PIECE), rule)
+        piece = await _piece(stream, min(len(buffer) - filled, most), rule)
         if not piece:
             break
         buffer[filled : filled + len(piece)] = piece
