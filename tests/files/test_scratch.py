@@ -1,5 +1,6 @@
 """Scratch directories: gone at the end; what a killed process left goes when the next begins."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -102,3 +103,13 @@ def test_a_place_that_is_not_there_is_an_error_that_says_what_to_do(place, monke
     with pytest.raises(TargetUnusable) as refused, scratch("transfer-test-"):
         pass
     assert "TMPDIR" in refused.value.hint
+
+
+def test_a_place_without_locks_is_an_error_and_keeps_nothing(place, monkeypatch):
+    def flock(fd, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(TargetUnusable, match="No locks"), scratch("transfer-test-"):
+        pass
+    assert list(place.iterdir()) == []

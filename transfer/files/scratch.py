@@ -47,11 +47,17 @@ def _made(prefix: str) -> tuple[str, int]:
     """A new directory, and the descriptor that locks it."""
     while True:
         top = os.path.abspath(tempfile.mkdtemp(prefix=prefix))
-        with suppress(FileNotFoundError):  # somebody found it before it was locked
-            if (lock := _locked(top)) is not None:
-                if os.path.exists(top):
-                    return top, lock
-                os.close(lock)
+        try:
+            lock = _locked(top)
+        except FileNotFoundError:  # somebody found it before it was locked
+            continue
+        except OSError:
+            os.rmdir(top)
+            raise
+        if lock is not None:
+            if os.path.exists(top):
+                return top, lock
+            os.close(lock)
 
 
 def _locked(path: str) -> int | None:
@@ -59,9 +65,12 @@ def _locked(path: str) -> int | None:
     fd = os.open(path, _FLAGS)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(fd)
         return None
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 
