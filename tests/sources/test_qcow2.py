@@ -182,6 +182,25 @@ async def test_what_stands_behind_a_disk_is_part_of_its_history(tmp_path):
     assert "behind" in chain.why
 
 
+async def test_what_stands_behind_a_disk_and_cannot_be_seen_may_have_changed(tmp_path):
+    (tmp_path / "base").write_bytes(bytes(24 * MIB))
+    said = {"driver": "file", "filename": str(tmp_path / "base")}
+    said = {"driver": "raw", "offset": 0, "size": 24 * MIB, "file": said}
+    bench = Bench(tmp_path / "top.qcow2", "-F", "raw", "-b", "json:" + json.dumps(said))
+    chain = Chain(bench)
+    for _ in range(2):
+        assert await chain.run() is None
+    assert "cannot be seen" in chain.why
+
+
+async def test_what_is_in_use_is_not_called_removed(bench, chain):
+    async with bench.source.open(chain.since()):
+        before = bench.objects()
+        with pytest.raises(ViewBroken, match="in use"):
+            await bench.source.clean(None)
+        assert bench.objects() == before
+
+
 @pytest.mark.parametrize(
     ("make", "why"),
     [(("-o", "compat=0.10"), "version 2"), (("-o", "data_file={}.raw,data_file_raw=on"), "QEMU")],

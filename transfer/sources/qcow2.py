@@ -17,6 +17,7 @@ between is in both. The one of the mark before goes after a commit, and all othe
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -53,7 +54,7 @@ class _File:
         details = found[0].get("format-specific", {}).get("data", {})
         self._bitmaps = {each["name"]: each["flags"] for each in details.get("bitmaps", [])}
         self._prefix = f"{PREFIX}{chain}-"
-        self.behind = [_identity(each["filename"]) for each in found[1:]]
+        self.behind = [seen_file(each["filename"]) for each in found[1:]]
         self.untracked = ""
         if "data-file" in details:
             self.untracked = "writes to its data file may go past QEMU"
@@ -77,8 +78,8 @@ class _File:
             raise HistoryLost("its bitmap was not closed cleanly")
         if "auto" not in flags:
             raise HistoryLost("its bitmap was disabled")
-        if said.behind != self.behind:
-            raise HistoryLost("a file behind it was changed or replaced")
+        if said.behind != self.behind or any(not each[2] for each in said.behind):
+            raise HistoryLost("a file behind it was changed or replaced, or cannot be seen")
         if self.size < mark.size:
             raise HistoryLost("it is smaller than it was")
         return said.bitmap
@@ -99,11 +100,14 @@ class _File:
         await qemu.mark_end(self.path, self.size, name, GRANULARITY)
         return name
 
-    async def remove(self, names: list[str]) -> None:
+    async def remove(self, name: str) -> None:
+        await qemu.image_tool("bitmap", "--remove", "-f", "qcow2", b"--", self.path, name)
+
+    async def remove_if_possible(self, names: list[str]) -> None:
         """One that cannot be removed now is some other time."""
         for name in names:
             with suppress(TransferError):
-                await qemu.image_tool("bitmap", "--remove", "-f", "qcow2", b"--", self.path, name)
+                await self.remove(name)
 
 
 class Qcow2Disk:
@@ -151,7 +155,8 @@ class Qcow2Source:
         chain = whose.chain(self._name) if whose else ""
         file = _File(self._path, await qemu.described(self._path), chain)
         names = file.others() if whose else file.ours()
-        await file.remove(names)
+        for name in names:
+            await file.remove(name)
         return [f"{os.fsdecode(self._path)}: bitmap {name}" for name in names]
 
     @asynccontextmanager
@@ -165,7 +170,7 @@ class Qcow2Source:
             why = lost.why
         mark = None
         if since.tracks:
-            await file.remove(file.others(before))
+            await file.remove_if_possible(file.others(before))
             if not file.untracked:
                 token = msgspec.json.encode(BitmapMark(await file.add(), file.behind))
                 mark = Mark(self.name, chain, token, file.size)
@@ -176,13 +181,15 @@ class Qcow2Source:
             view = Qcow2View(Qcow2Disk(self._name, client, mark, before, size, why))
             yield view
         if view.is_committed:
-            await to_the_end(file.remove(named))
+            await to_the_end(file.remove_if_possible(named))
 
 
-def _identity(filename: str) -> tuple[str, int, int, int, int]:
-    """Of a file behind a disk; another one if it was written to."""
+def seen_file(filename: str) -> tuple[str, int, int, int, int]:
+    """Of a file behind a disk what is another if it was written to; zeros if nothing tells that."""
     try:
         found = os.stat(filename)
     except OSError:
+        return filename, 0, 0, 0, 0
+    if not stat.S_ISREG(found.st_mode):
         return filename, 0, 0, 0, 0
     return filename, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

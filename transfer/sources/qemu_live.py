@@ -23,7 +23,7 @@ from transfer.sources import qemu_disks
 from transfer.sources.changes import HistoryLost, Offered, Since
 from transfer.sources.guest_agent import Frozen
 from transfer.sources.live_disk import LiveDisk
-from transfer.sources.qcow2 import PREFIX, BitmapMark
+from transfer.sources.qcow2 import PREFIX, BitmapMark, seen_file
 from transfer.sources.qemu_disks import Disk
 from transfer.sources.qemu_remains import machine, release, release_bitmaps, release_places
 from transfer.sources.qemu_view import Viewer, Wanted
@@ -207,18 +207,9 @@ def _before(disk: Disk, chain: str, mark: Mark | None) -> str:
     if mark.size > disk.size:
         raise HistoryLost("it is smaller than it was")
     if said.behind != _behind(disk) or any(not each[2] for each in said.behind):
-        raise HistoryLost("a file behind it was changed or replaced, or cannot be seen from here")
+        raise HistoryLost("a file behind it was changed or replaced, or cannot be seen")
     return said.bitmap
 
 
 def _behind(disk: Disk) -> list[tuple[str, int, int, int, int]]:
-    """Of each file behind a disk what is another if it was written to; zeros if it is not here."""
-    found = []
-    for name in disk.behind:
-        try:
-            status = os.stat(name)
-        except OSError:
-            found.append((name, 0, 0, 0, 0))
-        else:
-            found.append((name, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
-    return found
+    return [seen_file(name) for name in disk.behind]
