@@ -14,7 +14,7 @@ from tests.faults.faulty import Fault, FaultyVault
 from tests.sources import test_reflinked
 from tests.sources.benches import KINDS, bench_of
 from tests.suites.sources import touched
-from transfer.errors import TransferError
+from transfer.errors import TransferError, UsageError
 from transfer.jobs.disks import Audits
 from transfer.pipeline.node_cache import NodeCache
 from transfer.sources import nbd_view
@@ -97,6 +97,19 @@ async def test_ten_rounds_two_of_which_are_aborted_and_two_in_doubt(machine, ben
     assert result.bytes_read <= bench.least
     assert result.blocks_new == 0
     assert result.nodes_new <= 1  # where the disk's times are another today
+
+
+async def test_two_disks_of_one_name_are_refused_before_the_second_is_read(machine, tmp_path):
+    paths = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        with bench_of("qcow2", tmp_path / name) as bench:
+            paths.append(bench.name)
+    with pytest.raises(UsageError, match="two PATHs end in"):
+        await machine.backup(*paths, workers=0)
+    calls = machine.met.calls
+    await machine.backup(paths[0], item="other", workers=0)
+    assert calls.count("have") <= machine.met.calls.count("have")
 
 
 async def test_a_tracker_that_lies_is_found_and_not_believed(machine, bench, tmp_path, monkeypatch):

@@ -83,6 +83,7 @@ class RootSender:
         self.agent, self.options, self.progress = agent, options, progress
         self.protected, self.cache = protected, cache
         self.counts, self._consistencies, self.bytes_fleece = Counts(), list[Consistency](), 0
+        self._names = [each.name for each in protected if isinstance(each, Protected)]
         self.boot = boot_id()
 
     @property
@@ -127,7 +128,6 @@ class RootSender:
                 else:
                     entries += await self._disks(disks, each, before)
             builder = DirectoryBuilder(sender, set() if root is None else {root.id})
-            check_names([entry.name for entry in entries])
             for entry in sorted(entries, key=lambda entry: entry.name):
                 await builder.add(entry, 0, root.id if root else None)
             return await builder.finish(), marks + disks.marks, sender.sent
@@ -182,6 +182,9 @@ class RootSender:
         try:
             view = await self._views.enter_async_context(source.open(disks.since))
             self.views.append(view)
+            if isinstance(each, ProtectedSource):  # only now its disks have names
+                self._names += [disk.name for disk in view.disks]
+                check_names(self._names)
             if isinstance(each, Protected):
                 each = replace(each, status=await asyncio.to_thread(os.stat, each.path))
             streams = [
