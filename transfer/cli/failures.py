@@ -21,6 +21,7 @@ from transfer.errors import (
 from transfer.jobs.failures import BUG, ours
 
 INTERRUPTED = 130
+_MAX_CAUSES = 10  # one may be its own
 # What to do where the error itself does not say it better; the first that fits.
 _HINTS = {
     LockHeld: "wait until that process has ended, or with --give-up-after TIME",
@@ -42,7 +43,9 @@ def show(error: BaseException, as_json: bool, verbose: bool = False) -> int:
     hint = known.hint or next(hint for kind, hint in _HINTS.items() if isinstance(known, kind))
     code = _print(known.exit_code, known.code, known.message, hint, as_json)
     cause = (known if known is error else error).__cause__
-    while verbose and cause is not None:
+    for _ in range(_MAX_CAUSES if verbose else 0):
+        if cause is None:
+            break
         _say(f"  because of {type(cause).__name__}: {printable(str(cause))}")
         cause = cause.__cause__
     return code
