@@ -21,7 +21,7 @@ UseOf = Callable[[Sequence[int], list[FrameAt]], Awaitable[list[Reference]]]
 """Of units of pieces, by number: what of their frames does not open."""
 Present = Callable[[Leased, list[Piece]], Awaitable[list[bool]]]
 AT_ONCE = 8  # batches under way; each waits for a lane before it takes memory
-QUICK = 0.05  # seconds; what comes later is used as it comes, for an end may come meanwhile
+QUICK = 0.005  # seconds; what comes later is used as it comes, for an end may come meanwhile
 
 
 @dataclass
