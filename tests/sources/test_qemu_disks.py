@@ -5,7 +5,7 @@ import json
 import pytest
 
 from transfer.errors import Ambiguous, NotFound, UsageError, ViewBroken
-from transfer.sources.live_disk import whole_grains
+from transfer.sources.live_disk import Grains
 from transfer.sources.qemu_disks import Machine, check_viewable, chosen
 
 SIZE = 1 << 30
@@ -181,4 +181,18 @@ def test_files_behind_a_disk_are_all_that_it_stands_on():
     ([(3, 1), (18, 4)], (5, 21), [(5, 16)]),
 ])  # fmt: skip
 def test_extents_are_made_whole_grains(extents, span, grains):
-    assert list(whole_grains(extents, 10, *span)) == grains
+    assert list(Grains(10, *span).of(extents)) == grains
+
+
+async def test_grains_of_many_extents_are_given_before_all_of_them_are_known():
+    given = []
+
+    async def extents():
+        for at in range(0, 100, 20):
+            given.append(at)
+            yield at, 1
+
+    found = [(extent, len(given)) async for extent in Grains(10, 0, 85).streamed(extents())]
+    assert found == [
+        ((0, 10), 2), ((20, 10), 3), ((40, 10), 4), ((60, 10), 5), ((80, 5), 5)
+    ]  # fmt: skip

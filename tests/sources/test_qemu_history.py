@@ -45,7 +45,8 @@ async def test_what_a_disk_grew_by_has_changed(small):
     copies = Copies(LiveSource(small.address()))
     await read_at_once(small, copies)
     await resized(small, 6 * MIB)
-    write(small, 0, MIB, b"x" * 4096)
+    for offset in (MIB, 5 * MIB):
+        write(small, 0, offset, b"x" * 4096)
     await read_at_once(small, copies)
     assert copies.changed == [1, 3, 4, 5]
 

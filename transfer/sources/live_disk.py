@@ -6,8 +6,8 @@ one that was kept is in the fleece; so it does not matter that QEMU may tell of 
 it was asked about the view.
 """
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from contextlib import AsyncExitStack, aclosing
 from types import TracebackType
 from typing import Self
 
@@ -59,11 +59,17 @@ class LiveDisk:
         if self._why or context not in client.export.contexts:
             raise HistoryLost(self._why or "the server does not offer the bitmap")
         await nbd_view.check_end(client, context, self._old_size)
-        dirty = [each async for each in nbd_view.dirty(client, context)]
-        if self._old_size < self.size:  # no bitmap has what a disk grew by
-            dirty.append((self._old_size, self.size - self._old_size))
-        for extent in self._grains(dirty, 0, self.size):
+        grains = Grains(self._viewer.grain, 0, self.size)
+        async with aclosing(self._dirty(context)) as dirty:
+            async for extent in grains.streamed(dirty):
+                yield extent
+
+    async def _dirty(self, context: str) -> AsyncGenerator[Extent, None]:
+        """In order of their offsets: there may be as many as the disk has blocks."""
+        async for extent in nbd_view.dirty(self._all[0], context, end=self._old_size):
             yield extent
+        if self._old_size < self.size:  # no bitmap has what a disk grew by
+            yield self._old_size, self.size - self._old_size
 
     async def _data(self, start: int, end: int) -> list[Extent]:
         grain = self._viewer.grain
@@ -71,10 +77,8 @@ class LiveDisk:
         found: list[Extent] = []
         for client in self._all:  # in this order
             found += await nbd_view.data(client, first, last)
-        return list(self._grains(found, start, end))
-
-    def _grains(self, extents: Sequence[Extent], start: int, end: int) -> Iterator[Extent]:
-        return whole_grains(sorted(extents), self._viewer.grain, start, end)
+        grains = Grains(self._viewer.grain, start, end)
+        return list(grains.of(sorted(found)))
 
     async def read_into(self, offset: int, view: memoryview) -> None:
         """From the view; *offset* at the beginning of a grain, or of what lies in one."""
@@ -85,16 +89,36 @@ class LiveDisk:
         await self.read_into(0, memoryview(bytearray(min(self.size, 512))))
 
 
-def whole_grains(extents: Iterable[Extent], grain: int, start: int, end: int) -> Iterator[Extent]:
-    """The grains that *extents*, in order of their offsets, touch between *start* and *end*."""
-    at, until = start, start
-    for offset, length in extents:
-        first, last = offset // grain * grain, -(-(offset + length) // grain) * grain
-        first, last = max(first, start), min(last, end)
-        if first > until:
-            if until > at:
-                yield at, until - at
-            at = first
-        until = max(until, last)
-    if until > at:
-        yield at, until - at
+class Grains:
+    """The grains that extents, in order of their offsets, touch between *start* and *end*; those
+    that follow one another are one extent. Of use once."""
+
+    def __init__(self, grain: int, start: int, end: int) -> None:
+        self._grain, self._start, self._end = grain, start, end
+        self._at = self._until = start
+
+    def of(self, extents: Iterable[Extent]) -> Iterator[Extent]:
+        for extent in extents:
+            yield from self._before(extent)
+        yield from self._rest()
+
+    async def streamed(self, extents: AsyncIterator[Extent]) -> AsyncIterator[Extent]:
+        async for extent in extents:
+            for found in self._before(extent):
+                yield found
+        for found in self._rest():
+            yield found
+
+    def _before(self, extent: Extent) -> Iterator[Extent]:
+        """What ended before *extent*, which then is what goes on, or the beginning of it."""
+        offset, length = extent
+        first, last = offset // self._grain, -(-(offset + length) // self._grain)
+        first, last = max(first * self._grain, self._start), min(last * self._grain, self._end)
+        if first > self._until:
+            yield from self._rest()
+            self._at = first
+        self._until = max(self._until, last)
+
+    def _rest(self) -> Iterator[Extent]:
+        if self._until > self._at:
+            yield self._at, self._until - self._at
