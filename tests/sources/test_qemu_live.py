@@ -10,7 +10,7 @@ import pytest
 from tests.sources.copies import Copies, read_at_once, read_at_once_under, resized, write
 from tests.sources.guest_agent import ScriptedAgent
 from tests.sources.live import READ, TRIM, ZEROES, Guest, Wire
-from transfer.errors import NotFound, UsageError, ViewBroken
+from transfer.errors import NotFound, SourceFailed, UsageError, ViewBroken
 from transfer.formats.point import Consistency
 from transfer.sources.changes import Since
 from transfer.sources.qemu_live import LiveSource
@@ -141,6 +141,13 @@ async def test_a_full_fleece_breaks_the_view_and_no_guest(started):
         assert (await small.state())[0] == []
         await read_at_once_under(guest, copies)
     assert copies.lost == {b"d0": ""}
+
+
+async def test_an_error_of_a_view_that_holds_is_raised_as_it_is(small):
+    with pytest.raises(SourceFailed, match="a bad sector") as failed:
+        async with LiveSource(small.address()).open(Since(b"item")):
+            raise SourceFailed("a bad sector")
+    assert failed.value.__cause__ is None
 
 
 async def test_a_fleece_needs_a_directory(small):

@@ -83,7 +83,9 @@ class LiveSource:
                     try:
                         yield view
                     except (SourceFailed, ProtocolBroken) as error:
-                        raise await view.explained(error) from error
+                        if (found := await view.explained(error)) is not error:
+                            raise found from error
+                        raise
                 if view.is_committed:
                     await to_the_end(run.drop([each.before for each in run.wanted]))
             finally:
