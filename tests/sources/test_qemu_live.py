@@ -13,6 +13,7 @@ from tests.sources.live import READ, TRIM, ZEROES, Guest, Wire
 from transfer.errors import NotFound, SourceFailed, UsageError, ViewBroken
 from transfer.formats.point import Consistency
 from transfer.sources.changes import Since
+from transfer.sources.qemu_disks import own
 from transfer.sources.qemu_live import LiveSource
 
 MIB = 1 << 20
@@ -154,6 +155,22 @@ async def test_a_fleece_needs_a_directory(small):
     with pytest.raises(UsageError, match="nowhere: No such file or directory"):
         async with LiveSource(small.address(fleece="/nowhere")).open(Since(b"item")):
             pass
+
+
+async def test_when_one_fleece_cannot_be_made_no_other_one_is_any_more(
+    daemon, tmp_path, monkeypatch
+):
+    since, program = Since(b"item"), tmp_path / "qemu-img"
+    failing = own(since.chain(b"d0"))
+    program.write_text(f'#!/bin/sh\ncase "$*" in *{failing}*) exit 1;; esac\nexec sleep 20\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    before = asyncio.all_tasks()
+    with pytest.raises(UsageError, match="qemu-img: it failed"):
+        async with LiveSource(daemon.address()).open(since):
+            pass
+    assert asyncio.all_tasks() == before
+    assert await daemon.state() == ([], [])
 
 
 async def test_what_the_fleeces_hold_is_told(small):

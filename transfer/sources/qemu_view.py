@@ -26,6 +26,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from transfer.errors import NoSpace, SourceFailed, UsageError, ViewBroken
@@ -86,8 +87,7 @@ class Viewer:
         self._socket = self._address.nbd or os.path.join(place, SOCKET)
         await self._serve()
         written = [each for each in self.wanted if each.disk.is_written]
-        bound = self._bound(place, len(written))
-        await asyncio.gather(*(self._prepare(each, place, bound(each.disk)) for each in written))
+        await self._prepare_all(written, place)
         async with frozen:
             await self._begin([each for each in self.wanted if each.new])
             await self._insert(written)
@@ -135,6 +135,18 @@ class Viewer:
         found = os.statvfs(place)
         free = found.f_bavail * found.f_frsize // 2 // max(count, 1)
         return _Bound(self._address.fleece_size, free, self.grain)
+
+    async def _prepare_all(self, written: Sequence[Wanted], place: str) -> None:
+        """Their fleeces. When one fails, none is being made any more, and the first error tells."""
+        bound = self._bound(place, len(written))
+        works = [partial(self._prepare, each, place, bound(each.disk)) for each in written]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for work in works:
+                    group.create_task(work())
+        except BaseExceptionGroup as failures:
+            first = failures.exceptions[0]
+            raise first from first.__cause__
 
     async def _prepare(self, each: Wanted, place: str, bound: int) -> None:
         """Its fleece."""
