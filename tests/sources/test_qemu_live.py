@@ -151,6 +151,26 @@ async def test_an_error_of_a_view_that_holds_is_raised_as_it_is(small):
     assert failed.value.__cause__ is None
 
 
+def damage_first_block(path):
+    """Of a qcow2 file that nobody has open: its first block is said to be where none can be."""
+    with path.open("r+b") as file:
+        file.seek(40)
+        file.seek(int.from_bytes(file.read(8)))
+        table = int.from_bytes(file.read(8)) & ((1 << 56) - 512)
+        file.seek(table)
+        file.write((1 << 63 | 0x50200).to_bytes(8))
+
+
+async def test_a_disk_that_cannot_be_read_is_no_broken_view(small):
+    write(small, 0, 0, b"x" * 65536)
+    await small.stop()
+    damage_first_block(small.path(0))
+    small.start()
+    async with LiveSource(small.address()).open(Since(b"item", tracks=False)) as view:
+        with pytest.raises(SourceFailed, match="Input/output error"):
+            await view.check()
+
+
 async def test_a_fleece_needs_a_directory(small):
     with pytest.raises(UsageError, match="nowhere: No such file or directory"):
         async with LiveSource(small.address(fleece="/nowhere")).open(Since(b"item")):

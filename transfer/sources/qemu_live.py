@@ -26,7 +26,7 @@ from transfer.sources.live_disk import LiveDisk
 from transfer.sources.qcow2 import PREFIX, BitmapMark, seen_file
 from transfer.sources.qemu_disks import Disk
 from transfer.sources.qemu_remains import machine, release, release_bitmaps, release_places
-from transfer.sources.qemu_view import Viewer, Wanted
+from transfer.sources.qemu_view import BROKEN, Viewer, Wanted
 from transfer.sources.qmp import Qmp
 from transfer.sources.qmp_address import QmpAddress
 from transfer.waiting import to_the_end
@@ -52,6 +52,8 @@ class LiveView:
             for disk in self.disks:
                 await disk.probe()
         except SourceFailed as error:
+            if error.number not in BROKEN:
+                raise
             raise self._viewer.why_broken() from error
         return True
 

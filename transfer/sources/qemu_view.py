@@ -19,6 +19,7 @@ extents that we give are whole grains, and no NBD reader of ours asks for what l
 """
 
 import asyncio
+import errno
 import os
 import secrets
 import tempfile
@@ -42,6 +43,9 @@ COPY_TIMEOUT = 4
 """Seconds that a guest's write may wait for its old content to be kept. QEMU before 9 has 32 bits
 for these in nanoseconds: 5 would be 0.7."""
 COARSE = 1 << 20
+BROKEN = {errno.EPERM, errno.EACCES, errno.EINVAL}
+"""What QEMU answers to reads of a view that broke: EACCES, for which NBD has no number, so that it
+comes as EINVAL. A disk that cannot be read has EIO."""
 _MENDED = (8, 2, 0)
 _LEAST = 1 << 30
 _BUSY = "NBD server already running"
@@ -253,7 +257,7 @@ class Viewer:
                 space.used = node["image"]["actual-size"]
 
     def why_broken(self) -> ViewBroken:
-        """After a read that failed, and after `weigh`."""
+        """After a read that failed as BROKEN says, and after `weigh`."""
         for each in self.wanted:
             space = self.space.get(each.own)
             if space and space.used + 2 * self.grain >= space.bound:
