@@ -152,6 +152,14 @@ def test_a_filter_whose_options_nobody_knows_is_left_alone():
         check_viewable(machine(nodes, ["cor d"], [block("cor")]).disks())
 
 
+def test_what_stands_above_a_node_and_is_none_has_no_options():
+    nodes, edges = guest_disk()
+    graph = machine([node("job", ""), *nodes], ["job d", *edges]).graph
+    found = Machine([], nodes, graph, [])
+    assert set(found.parents("d")) == {"job", "top"}
+    assert found.options("job") is None
+
+
 def test_another_view_is_waited_for_and_changes_no_name():
     nodes = [node("r", "raw"), node("transfer-1-c", "copy-before-write"), node("f", "file")]
     found = machine(nodes, ["r transfer-1-c", "transfer-1-c f"], [block("r")]).disks()

@@ -174,9 +174,10 @@ class Machine:
 
     def options(self, name: str) -> dict[str, Any] | None:
         """All those of a filter but its child, as `blockdev-reopen` wants them; None: not known."""
-        driver, node = self.driver(name), self._named[name]
+        driver = self.driver(name)  # a block job, or what a guest's device has, is no node
         if driver not in _REOPENED or self._lacks(driver, name):
             return None
+        node = self._named[name]
         cache = node["cache"]
         return {
             "driver": driver, "node-name": name, "read-only": node["ro"],
