@@ -156,6 +156,18 @@ async def test_a_machine_that_ends_is_away(tmp_path):
                 await each
 
 
+async def test_a_close_that_is_cancelled_closes_and_is_cancelled(tmp_path):
+    async with Script(tmp_path / "s") as script:
+        qmp = await Qmp.connect(script.path)
+        closing = asyncio.create_task(qmp.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait({closing})
+        assert closing.cancelled()
+        with pytest.raises(SourceUnavailable, match="the connection was closed"):
+            await qmp.ask("some")
+
+
 async def test_what_is_no_socket_is_told_apart(tmp_path):
     with pytest.raises(NotFound):
         await Qmp.connect(str(tmp_path / "nothing"))

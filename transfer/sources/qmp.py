@@ -121,10 +121,11 @@ class Qmp:
     async def close(self) -> None:
         """May be repeated."""
         self._hearing.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._hearing
         self._break(SourceUnavailable(f"{self.path}: the connection was closed"))
         self._writer.close()
+        await asyncio.wait({self._hearing})  # to await it would hide that we are cancelled
+        if not self._hearing.cancelled():
+            self._hearing.result()
         with suppress(OSError):
             await self._writer.wait_closed()
 
