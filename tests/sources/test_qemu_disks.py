@@ -1,6 +1,7 @@
 """What is made of what QMP says, without a QEMU."""
 
 import json
+import os
 
 import pytest
 
@@ -117,6 +118,12 @@ def test_an_empty_drive_is_no_disk():
     assert machine([], [], [{"device": "ide1", "removable": True}]).disks() == []
     with pytest.raises(NotFound):
         chosen([], [])
+
+
+def test_a_name_may_be_any_bytes():
+    nodes, edges = guest_disk()
+    with pytest.raises(NotFound, match="no disk"):
+        chosen(machine(nodes, edges, [block("top")]).disks(), [os.fsdecode(b"\xff")])
 
 
 def test_a_name_of_two_disks_is_ambiguous():

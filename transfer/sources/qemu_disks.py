@@ -10,6 +10,7 @@ daemon was seen to abort.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -150,7 +151,7 @@ class Machine:
         options, why = self._way_in(path)
         image = node["image"]
         return Disk(
-            name.encode(), frozenset(names | set(path)), path[-1], image["virtual-size"],
+            os.fsencode(name), frozenset(names | set(path)), path[-1], image["virtual-size"],
             not node["ro"], is_removable, options, why, _untracked(node),
             tuple(self._behind(path[-1])), tuple(map(_bitmap, _bitmaps(node))),
         )  # fmt: skip
@@ -220,7 +221,7 @@ def chosen(disks: Sequence[Disk], wanted: Sequence[str]) -> list[Disk]:
 
 
 def _one(disks: Sequence[Disk], name: str, there: str) -> Disk:
-    found = [disk for disk in disks if name in disk.names or name.encode() == disk.name]
+    found = [disk for disk in disks if name in disk.names or os.fsencode(name) == disk.name]
     if not found:
         raise NotFound(f"the machine has no disk {name}", f"there are: {there}")
     if len(found) > 1:
@@ -232,7 +233,7 @@ def check_viewable(disks: Sequence[Disk]) -> None:
     """Raises UsageError for a disk of which no view can be had, ViewBroken if that will pass."""
     for disk in disks:
         if disk.why_unseen:
-            said = f"{disk.name.decode()}: {disk.why}"
+            said = f"{os.fsdecode(disk.name)}: {disk.why}"
             if disk.why == _BUSY:
                 raise ViewBroken(said, "wait for it, or run `transfer sources clean` for its item")
             raise UsageError(said, _HINT)

@@ -212,7 +212,9 @@ class Viewer:
         for each in written:
             of_filter = sizes.get(each.own + FILTER, each.disk.size)
             if not each.disk.size == sizes[each.disk.node] == of_filter:
-                raise ViewBroken(f"{each.disk.name.decode()} was resized meanwhile", "run again")
+                raise ViewBroken(
+                    f"{os.fsdecode(each.disk.name)} was resized meanwhile", "run again"
+                )
 
     async def _since(self, tracked: Sequence[Wanted]) -> None:
         actions: list[tuple[str, dict[str, Any]]] = []
@@ -261,7 +263,7 @@ class Viewer:
         for each in self.wanted:
             space = self.space.get(each.own)
             if space and space.used + 2 * self.grain >= space.bound:
-                said = f"{each.disk.name.decode()}: its guest overwrote too much meanwhile"
+                said = f"{os.fsdecode(each.disk.name)}: its guest overwrote too much meanwhile"
                 return ViewBroken(
                     f"{said}: the fleece of {space.bound >> 20} MiB is full",
                     "qmp:SOCKET?fleece-size=SIZE&fleece=DIR gives it more",
