@@ -17,6 +17,7 @@ from transfer.errors import ViewBroken
 from transfer.sources.changes import Since
 from transfer.sources.nbd import NbdClient
 from transfer.sources.qemu_live import LiveSource
+from transfer.sources.qemu_remains import view_bitmap
 
 MIB = 1 << 20
 
@@ -152,6 +153,17 @@ async def test_all_that_is_left_of_whatever_chain_can_go(started):
     assert await daemon.state() == ([elsewhere.name], [])
     await other.run()
     assert other.lost == {b"d0": "the bitmap of its last point is not there"}
+
+
+async def test_clean_names_only_what_went(small):
+    since = Since(b"item")
+    name = view_bitmap(since.chain(b"d0"))
+    await small.ask("block-dirty-bitmap-add", node="d0", name=name)
+    await small.ask(
+        "block-export-add", type="nbd", id="user", node_name="d0",
+        bitmaps=[{"node": "d0", "name": name}],
+    )  # fmt: skip
+    assert await LiveSource(small.address()).clean(since) == []
 
 
 # The NBD server

@@ -54,10 +54,9 @@ async def release(qmp: Qmp, chains: Collection[str]) -> list[str]:
     views = {view_bitmap(chain) for chain in chains}
     for node in found.nodes:
         for name in {each.get("name") for each in node.get("dirty-bitmaps", ())} & views:
-            await _tried(
-                qmp, "block-dirty-bitmap-remove", {"node": node["node-name"], "name": name}
-            )
-            gone.append(name)
+            said = {"node": node["node-name"], "name": name}
+            if await _tried(qmp, "block-dirty-bitmap-remove", said):
+                gone.append(name)
     return gone
 
 
@@ -66,12 +65,13 @@ async def _end_exports(qmp: Qmp, found: Machine, prefixes: set[str]) -> list[str
     ending = [id for id in ids if id in prefixes or id.removesuffix(FLEECE) in prefixes]
     for id in ending:
         await _tried(qmp, "block-export-del", {"id": id, "mode": "hard"})
+    left: set[str] = set()
     for _ in range(_LOOKS if ending else 0):
         left = {each["id"] for each in await qmp.ask("query-block-exports")}
         if left.isdisjoint(ending):
             break
         await asyncio.sleep(_LOOK)
-    return ending
+    return [id for id in ending if id not in left]
 
 
 async def _bypass(qmp: Qmp, found: Machine, name: str) -> None:
