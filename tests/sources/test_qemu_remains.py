@@ -13,13 +13,17 @@ import pytest
 from tests.acceptance import shell
 from tests.sources.copies import Copies, read_at_once, read_at_once_under, write
 from tests.sources.live import Daemon, Guest
+from tests.sources.test_qmp import Script
 from transfer.errors import ViewBroken
 from transfer.sources.changes import Since
 from transfer.sources.nbd import NbdClient
+from transfer.sources.qemu_disks import own
 from transfer.sources.qemu_live import LiveSource
-from transfer.sources.qemu_remains import view_bitmap
+from transfer.sources.qemu_remains import release_places, view_bitmap
+from transfer.sources.qmp import Qmp
 
 MIB = 1 << 20
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may")
 
 
 async def test_another_items_bitmaps_stay_and_tell_its_own_changes(small):
@@ -210,5 +214,27 @@ async def test_a_foreign_nbd_server_is_left_alone_and_told_of(small):
             pass
     assert "NBD server is in use" in refused.value.message
     assert "nbd=SOCKET" in refused.value.hint
+    assert "transfer sources clean --all" in refused.value.hint
     assert (await small.state())[0] == []
     assert await read_at_once(small, Copies(LiveSource(small.address())))
+
+
+@needs_root
+async def test_a_server_is_its_machines_whatever_group_that_has_by_now(tmp_path):
+    """As with -run-with user=..., which QEMU becomes when its monitor listens already."""
+    chain = Since(b"item").chain(b"machine")
+    directory = tmp_path / f"{own(chain)}-dead"
+    directory.mkdir()
+    script = Script(tmp_path / "qmp", **{"nbd-server-stop": {}})
+    os.setegid(54321)
+    try:
+        await script.__aenter__()
+    finally:
+        os.setegid(os.getgid())
+    server = await asyncio.start_unix_server(lambda _, writer: writer.close(), directory / "nbd")
+    async with server, await Qmp.connect(script.path) as qmp:
+        assert qmp.peer.group == 54321
+        await release_places(qmp, str(tmp_path), chain)
+    await script.__aexit__()
+    assert ("nbd-server-stop", {}) in script.asked
+    assert not directory.exists()

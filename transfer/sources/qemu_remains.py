@@ -20,7 +20,7 @@ from typing import Any
 
 from transfer.errors import SourceFailed
 from transfer.sources.qemu_disks import CHAIN_DIGITS, OURS, Machine, chain_of, own
-from transfer.sources.qmp import Peer, Qmp, peer_of
+from transfer.sources.qmp import Qmp, peer_of
 
 ACCESS, FILTER, FLEECE = "-a", "-c", "-f"
 SOCKET = "nbd"
@@ -108,18 +108,19 @@ async def release_places(qmp: Qmp, place: str, chain: str) -> None:
     """
     whose = own(chain) if chain else OURS + "[0-9a-f]" * CHAIN_DIGITS
     for directory in glob.glob(os.path.join(glob.escape(place), f"{whose}-*")):
-        is_served = await _listener(os.path.join(directory, SOCKET)) == qmp.peer
+        is_served = await _listener(os.path.join(directory, SOCKET)) == qmp.peer.pid
         if is_served:
             await _tried(qmp, "nbd-server-stop", {})
         if is_served or chain:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-async def _listener(path: str) -> Peer | None:
+async def _listener(path: str) -> int | None:
+    """Its process: QEMU may have another user and group than when it made its first socket."""
     with suppress(OSError):
         _, writer = await asyncio.open_unix_connection(path)
         try:
-            return peer_of(writer)
+            return peer_of(writer).pid
         finally:
             writer.close()
             with suppress(OSError):

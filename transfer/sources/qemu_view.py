@@ -131,7 +131,8 @@ class Viewer:
             if _BUSY in error.message:
                 raise ViewBroken(
                     "the machine's NBD server is in use, by a migration or another backup",
-                    "wait for its end; if it always runs, say where: qmp:SOCKET?nbd=SOCKET",
+                    "wait for its end; if it always runs, say where: qmp:SOCKET?nbd=SOCKET; a "
+                    "killed backup's ends by `transfer sources clean --all` with its fleece=DIR",
                 ) from error
             raise
 
