@@ -238,3 +238,21 @@ async def test_a_server_is_its_machines_whatever_group_that_has_by_now(tmp_path)
     await script.__aexit__()
     assert ("nbd-server-stop", {}) in script.asked
     assert not directory.exists()
+
+
+@needs_root
+@pytest.mark.parametrize("is_link", [False, True])
+async def test_a_directory_that_somebody_else_made_is_left_alone(small, is_link):
+    place, home = small.top / "place", small.top / "home"
+    place.mkdir()
+    home.mkdir()
+    directory = place / "transfer-0123456789abcdef-x"
+    if is_link:
+        directory.symlink_to(home)
+    else:
+        directory.mkdir()
+        os.chown(directory, 54321, 54321)
+    (directory / "nbd").symlink_to(small.nbd)
+    await LiveSource(small.address(fleece=str(place))).clean(None)
+    assert (directory / "nbd").is_symlink()
+    write(small, 0, 0, b"x" * 4096)  # its server runs still

@@ -14,6 +14,7 @@ import asyncio
 import glob
 import os
 import shutil
+import stat
 from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
@@ -104,15 +105,25 @@ async def release_places(qmp: Qmp, place: str, chain: str) -> None:
     """Remove the directories that runs of the machine's *chain* made in *place*, and what is there.
 
     A run has started the NBD server there. Of all chains, which is "", only those go where this
-    QEMU's listens: the others may be other machines'.
+    QEMU's listens: the others may be other machines'. Anybody may make some in *place*, and link
+    what is there to any server: other users' are left alone.
     """
     whose = own(chain) if chain else OURS + "[0-9a-f]" * CHAIN_DIGITS
-    for directory in glob.glob(os.path.join(glob.escape(place), f"{whose}-*")):
+    found = glob.glob(os.path.join(glob.escape(place), f"{whose}-*"))
+    makers = {os.geteuid(), qmp.peer.user}  # QEMU's user is lent what root makes
+    for directory in (each for each in found if _maker(each) in makers):
         is_served = await _listener(os.path.join(directory, SOCKET)) == qmp.peer.pid
         if is_served:
             await _tried(qmp, "nbd-server-stop", {})
         if is_served or chain:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _maker(directory: str) -> int | None:
+    with suppress(OSError):
+        status = os.lstat(directory)
+        return status.st_uid if stat.S_ISDIR(status.st_mode) else None
+    return None
 
 
 async def _listener(path: str) -> int | None:
