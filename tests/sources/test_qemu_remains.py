@@ -15,6 +15,7 @@ from tests.sources.copies import Copies, read_at_once, read_at_once_under, write
 from tests.sources.live import Daemon, Guest
 from tests.sources.test_qmp import Script
 from transfer.errors import ViewBroken
+from transfer.sources import qemu_remains
 from transfer.sources.changes import Since
 from transfer.sources.nbd import NbdClient
 from transfer.sources.qemu_disks import own
@@ -168,6 +169,18 @@ async def test_clean_names_only_what_went(small):
         bitmaps=[{"node": "d0", "name": name}],
     )  # fmt: skip
     assert await LiveSource(small.address()).clean(since) == []
+
+
+async def test_an_export_that_does_not_end_is_not_called_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(qemu_remains, "_LOOKS", 2)  # or it takes seconds
+    chain = Since(b"item").chain(b"d0")
+    answers = {
+        "query-block": [], "query-named-block-nodes": [], "block-export-del": {},
+        "x-debug-query-block-graph": {"nodes": [], "edges": []},
+        "query-block-exports": [{"id": own(chain), "node-name": "d0"}],
+    }  # fmt: skip
+    async with Script(tmp_path / "qmp", **answers) as script, await Qmp.connect(script.path) as qmp:
+        assert await qemu_remains.release(qmp, [chain]) == []
 
 
 # The NBD server
