@@ -128,15 +128,20 @@ async def test_a_backup_that_is_killed_there_costs_no_change(machine, bench, nam
     await nothing_is_lost(machine, bench, chosen)
 
 
-def all_killed(machine, bench, seconds):
-    """A backup, and all that it started, after so many *seconds*. False if it had ended."""
+def started(machine, bench):
+    """A backup in a session of its own."""
     (machine.top / "passphrase").write_text(PASSPHRASE + "\n")
     command = [
         sys.executable, "-m", "transfer", "backup", "item", bench.name, "--block-size", "64K",
         "--vault", machine.vault, "--state", machine.state,
         "--passphrase-file", machine.top / "passphrase", "--workers", "1", "--quiet",
     ]  # fmt: skip
-    with subprocess.Popen(list(map(str, command)), cwd=ROOT, start_new_session=True) as process:
+    return subprocess.Popen(list(map(str, command)), cwd=ROOT, start_new_session=True)
+
+
+def all_killed(machine, bench, seconds):
+    """A backup, and all that it started, after so many *seconds*. False if it had ended."""
+    with started(machine, bench) as process:
         time.sleep(seconds)
         os.killpg(process.pid, signal.SIGKILL)
     return process.returncode == -signal.SIGKILL
@@ -148,9 +153,13 @@ async def test_all_of_a_backups_processes_may_be_killed_at_any_moment(machine, b
     """Also in the middle of what they do to the disk: at worst its history is lost."""
     chosen, killed = random.Random(17), 0
     await backup(machine, bench)
+    bench.write(chosen)
+    began = time.monotonic()
+    assert started(machine, bench).wait() == 0
+    took = time.monotonic() - began
     for _ in range(8):
         bench.write(chosen)
-        killed += all_killed(machine, bench, chosen.uniform(0.3, 1.5))
+        killed += all_killed(machine, bench, chosen.uniform(0.2, 0.9) * took)
         wait_for_the_end_of_servers(bench)
         await nothing_is_lost(machine, bench, chosen, history=False)
     assert killed > 2
