@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,18 @@ from typing import Any
 class ScriptedAgent:
     """Serves one client after the other. *frozen* is called with whether the guest is frozen now.
 
-    *answers*: what it says to a command instead of its own answer; None is silence.
+    *answers*: what it says to a command instead of its own answer; None is silence, and bytes are
+    sent as they are. *delays*: seconds that a command takes. What a client did not wait for, the
+    next one hears first, as over the serial port that the agent talks through.
     """
 
     def __init__(
         self, path: Path, frozen: Callable[[bool], object] = lambda is_frozen: None, count: int = 2
     ) -> None:
         self.path, self._tell, self._count = path, frozen, count
-        self.answers: dict[str, dict[str, Any] | None] = {}
+        self.answers: dict[str, dict[str, Any] | Iterable[bytes] | None] = {}
+        self.delays: dict[str, float] = {}
+        self._unheard = b""
         self.asked: list[tuple[float, str]] = []
         self.is_frozen = False
         self._listening = socket.socket(socket.AF_UNIX)
@@ -52,6 +56,8 @@ class ScriptedAgent:
                 return
             with client, client.makefile("rb") as lines:
                 try:
+                    client.sendall(self._unheard)
+                    self._unheard = b""
                     for line in lines:
                         self._hear(client, line)
                 except OSError:
@@ -61,10 +67,16 @@ class ScriptedAgent:
         said = json.loads(line.strip(b"\xff\n"))
         name = said["execute"]
         self.asked.append((time.monotonic(), name))
-        answer = self.answers.get(name, self._answer(name, said) if name not in self.answers else 0)
-        if answer is not None:
+        answer = self.answers.get(name, {})
+        time.sleep(self.delays.get(name, 0))
+        if isinstance(answer, dict):
             start = b"\xff" if name == "guest-sync-delimited" else b""
-            client.sendall(start + json.dumps(answer).encode() + b"\n")
+            said = answer or self._answer(name, said)
+            answer = [start + json.dumps(said).encode() + b"\n"]
+        for data in answer or ():
+            self._unheard = data
+            client.sendall(data)
+            self._unheard = b""
 
     def _answer(self, name: str, said: dict[str, Any]) -> dict[str, Any]:
         if name == "guest-sync-delimited":

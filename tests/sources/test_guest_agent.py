@@ -13,7 +13,7 @@ from tests.sources.guest_agent import ScriptedAgent
 from transfer.sources import freeze_watch
 from transfer.sources.guest_agent import Frozen
 
-FREEZE, THAW = "guest-fsfreeze-freeze", "guest-fsfreeze-thaw"
+FREEZE, THAW, SYNC = "guest-fsfreeze-freeze", "guest-fsfreeze-thaw", "guest-sync-delimited"
 
 
 @pytest.fixture
@@ -118,6 +118,15 @@ async def test_an_agent_that_does_not_answer_is_thawed_all_the_same(agent):
         pass
     assert (frozen.is_quiet, frozen.why) == (False, "the guest agent does not answer")
     assert agent.commands == [FREEZE, THAW]
+
+
+async def test_a_freeze_that_comes_too_late_is_not_taken_for_the_thaw(agent):
+    agent.delays[FREEZE] = 0.5
+    async with Frozen(str(agent.path), 0.2) as frozen:
+        pass
+    assert not agent.is_frozen
+    assert (frozen.is_quiet, frozen.why) == (False, "the guest agent does not answer")
+    assert [name for _, name in agent.asked] == [SYNC, FREEZE, SYNC, THAW]
 
 
 async def test_a_guest_that_somebody_else_thawed_was_not_quiet(agent):

@@ -128,14 +128,16 @@ def watch(path: str, seconds: float) -> None:
     until = time.monotonic() + seconds
     try:
         count = agent.ask("guest-fsfreeze-freeze", seconds)
-        _say(f"frozen {count}")
-        in_time, _, _ = select.select([0], [], [], max(until - time.monotonic(), 0))
     except Refusal as error:
         _say(f"refused {error}")
         return
     except AgentError as error:
         _say(f"failed {error}")
-        in_time = []
+        agent.close()  # its answer may still come, and would be taken for that to the thaw
+        _say(f"late {thaw(path)}")
+        return
+    _say(f"frozen {count}")
+    in_time, _, _ = select.select([0], [], [], max(until - time.monotonic(), 0))
     count = thaw(path, agent)
     _say(f"{'thawed' if in_time else 'late'} {count}")
 
