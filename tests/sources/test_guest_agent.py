@@ -5,12 +5,13 @@ import os
 import signal
 import sys
 import textwrap
+import time
 from contextlib import suppress
 
 import pytest
 
 from tests.sources.guest_agent import ScriptedAgent
-from transfer.sources import freeze_watch
+from transfer.sources import freeze_watch, guest_agent
 from transfer.sources.guest_agent import Frozen
 
 FREEZE, THAW, SYNC = "guest-fsfreeze-freeze", "guest-fsfreeze-thaw", "guest-sync-delimited"
@@ -127,6 +128,70 @@ async def test_a_freeze_that_comes_too_late_is_not_taken_for_the_thaw(agent):
     assert not agent.is_frozen
     assert (frozen.is_quiet, frozen.why) == (False, "the guest agent does not answer")
     assert [name for _, name in agent.asked] == [SYNC, FREEZE, SYNC, THAW]
+
+
+NESTED = b'{"return": ' + b"[" * 100_000 + b"\n"
+
+
+@pytest.mark.parametrize("line", [b'{"error": "no"}\n', b"{}\n", b"[]\n", NESTED])
+async def test_nonsense_in_answer_to_a_freeze_thaws_and_is_told(agent, line):
+    agent.answers[FREEZE] = [line]
+    async with Frozen(str(agent.path), 5) as frozen:
+        pass
+    assert not frozen.is_quiet
+    assert frozen.why.startswith("the guest agent says b'")
+    assert agent.commands == [FREEZE, THAW]
+
+
+@pytest.mark.parametrize("command", [FREEZE, THAW])
+@pytest.mark.parametrize("count", [None, True, "many", [2]])
+async def test_a_count_that_is_no_number_is_none(agent, command, count):
+    agent.answers[command] = {"return": count}
+    async with Frozen(str(agent.path), 5) as frozen:
+        pass
+    assert not frozen.is_quiet
+    assert "none of its file systems can be frozen" in frozen.why
+    assert agent.commands == [FREEZE, THAW]
+
+
+async def test_a_reason_is_one_short_line_however_the_guest_wrote_it(agent):
+    agent.answers[FREEZE] = refusal("it\nwill\r\nnot " + "x" * 200_000)
+    async with Frozen(str(agent.path), 5) as frozen:
+        pass
+    assert frozen.why.startswith("it will not xxx")
+    assert len(frozen.why) <= 1000
+
+
+@pytest.mark.parametrize("why", [" \n", 5, {"x": 1}])
+async def test_a_refusal_without_a_reason_names_the_command(agent, why):
+    agent.answers[FREEZE] = refusal(why)
+    async with Frozen(str(agent.path), 5) as frozen:
+        pass
+    assert frozen.why == FREEZE
+    assert agent.commands == [FREEZE]
+
+
+def test_an_agent_that_never_stops_talking_does_not_answer(agent, monkeypatch):
+    def talk():
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            yield b'\xff{"return":0}\n' * 1000
+
+    monkeypatch.setattr(freeze_watch, "ANSWER", 0.2)
+    agent.answers[SYNC] = talk()
+    start = time.monotonic()
+    with pytest.raises(freeze_watch.AgentError, match="does not answer"):
+        freeze_watch.Agent(str(agent.path))
+    assert time.monotonic() - start < 2
+
+
+async def test_a_watch_that_is_not_ready_in_time_is_not_waited_for(agent, monkeypatch):
+    monkeypatch.setattr(guest_agent, "_READY", 0.3)
+    agent.answers[SYNC] = None
+    async with asyncio.timeout(5), Frozen(str(agent.path), 5) as frozen:
+        assert "not ready in time" in frozen.why
+    assert not frozen.is_quiet
+    assert agent.commands == []
 
 
 async def test_a_guest_that_somebody_else_thawed_was_not_quiet(agent):

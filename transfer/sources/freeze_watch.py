@@ -18,15 +18,19 @@ import signal
 import socket
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
 ANSWER = 10.0  # seconds for an answer of the agent where nothing is frozen
 THAW_FOR = 60.0  # seconds for which it is tried: a guest must not stay frozen
 _MOST = 1 << 20
+_LONGEST = 900  # characters of a reason: the guest may have written it, and a line here is short
 
 
 class AgentError(Exception):
-    """What the agent answered, or that it did not."""
+    """What the agent answered, or that it did not: one line of at most 900 characters."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(" ".join(why.split())[:_LONGEST])
 
 
 class Agent:
@@ -46,13 +50,14 @@ class Agent:
             raise
 
     def ask(self, name: str, seconds: float, **arguments: object) -> Any:
-        """What it returns. Raises AgentError."""
+        """What it returns, whatever that is: guests are not trusted. Raises AgentError."""
         said = {"execute": name, "arguments": arguments} if arguments else {"execute": name}
         self._send(json.dumps(said).encode() + b"\n")
         found = self._answer(time.monotonic() + seconds)
         if "error" in found:
-            raise Refusal(str(found["error"].get("desc", name)))
-        return found.get("return")
+            why = found["error"].get("desc")
+            raise Refusal(why if isinstance(why, str) and why.strip() else name)
+        return found["return"]
 
     def close(self) -> None:
         self._socket.close()
@@ -81,14 +86,17 @@ class Agent:
         line, _, self._rest = self._rest.partition(b"\n")
         try:
             found = json.loads(line.strip(b"\xff"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise AgentError(f"the guest agent says {line[:80]!r}") from error
-        if not isinstance(found, dict):
+        if not _is_answer(found):
             raise AgentError(f"the guest agent says {line[:80]!r}")
-        return found
+        return cast(dict[str, Any], found)
 
     def _receive(self, until: float) -> None:
-        self._socket.settimeout(max(until - time.monotonic(), 0.001))
+        left = until - time.monotonic()
+        if left <= 0:  # also for one that never stops talking
+            raise AgentError("the guest agent does not answer")
+        self._socket.settimeout(left)
         try:
             data = self._socket.recv(65536)
         except OSError as error:
@@ -102,13 +110,23 @@ class Refusal(AgentError):
     """The agent answered that it will not: nothing is frozen."""
 
 
+def _is_answer(found: object) -> bool:
+    if not isinstance(found, dict) or not found.keys() & {"return", "error"}:
+        return False
+    return isinstance(found.get("error", {}), dict)
+
+
+def _count(found: object) -> int:
+    return found if type(found) is int else 0  # True is no number here
+
+
 def thaw(path: str, agent: Agent | None = None) -> int:
     """How many file systems that thawed; it is tried again and again. Raises AgentError."""
     until = time.monotonic() + THAW_FOR
     while True:
         try:
             agent = agent or Agent(path)
-            count = int(agent.ask("guest-fsfreeze-thaw", ANSWER) or 0)
+            count = _count(agent.ask("guest-fsfreeze-thaw", ANSWER))
             agent.close()
             return count
         except AgentError:
@@ -127,7 +145,7 @@ def watch(path: str, seconds: float) -> None:
         return
     until = time.monotonic() + seconds
     try:
-        count = agent.ask("guest-fsfreeze-freeze", seconds)
+        count = _count(agent.ask("guest-fsfreeze-freeze", seconds))
     except Refusal as error:
         _say(f"refused {error}")
         return

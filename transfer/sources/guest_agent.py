@@ -12,6 +12,7 @@ from typing import Self
 from transfer.sources import freeze_watch
 from transfer.waiting import to_the_end
 
+_READY = 30.0  # seconds: the watch connects for ten and synchronises for as many
 _ENDING = 90.0  # seconds: the watch tries for a minute
 
 
@@ -35,8 +36,13 @@ class Frozen:
             stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         try:
-            if await self._heard() == "ready":
+            async with asyncio.timeout(_READY):
+                said = await self._heard()
+            if said == "ready":
                 await self._freeze(self._process)
+        except TimeoutError:  # nothing is frozen: it was not told to
+            self.why = "the process that was to watch over it was not ready in time"
+            self._process.kill()
         except BaseException:
             await to_the_end(self._thaw())
             raise
