@@ -100,14 +100,14 @@ class _File:
         await qemu.mark_end(self.path, self.size, name, GRANULARITY)
         return name
 
-    async def remove(self, name: str) -> None:
+    async def drop(self, name: str) -> None:
         await qemu.image_tool("bitmap", "--remove", "-f", "qcow2", b"--", self.path, name)
 
-    async def remove_if_possible(self, names: list[str]) -> None:
+    async def remove(self, names: list[str]) -> None:
         """One that cannot be removed now is some other time."""
         for name in names:
             with suppress(TransferError):
-                await self.remove(name)
+                await self.drop(name)
 
 
 class Qcow2Disk:
@@ -156,7 +156,7 @@ class Qcow2Source:
         file = _File(self._path, await qemu.described(self._path), chain)
         names = file.others() if whose else file.ours()
         for name in names:
-            await file.remove(name)
+            await file.drop(name)
         return [f"{os.fsdecode(self._path)}: bitmap {name}" for name in names]
 
     @asynccontextmanager
@@ -170,7 +170,7 @@ class Qcow2Source:
             why = lost.why
         mark = None
         if since.tracks:
-            await file.remove_if_possible(file.others(before))
+            await file.remove(file.others(before))
             if not file.untracked:
                 token = msgspec.json.encode(BitmapMark(await file.add(), file.behind))
                 mark = Mark(self.name, chain, token, file.size)
@@ -181,7 +181,7 @@ class Qcow2Source:
             view = Qcow2View(Qcow2Disk(self._name, client, mark, before, size, why))
             yield view
         if view.is_committed:
-            await to_the_end(file.remove_if_possible(named))
+            await to_the_end(file.remove(named))
 
 
 def seen_file(filename: str) -> tuple[str, int, int, int, int]:
