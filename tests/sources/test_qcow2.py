@@ -15,8 +15,9 @@ from tests.suites import sources
 from tests.suites.sources import *
 from tests.suites.sources import Chain
 from transfer.errors import UsageError, ViewBroken
+from transfer.sources.bitmaps import PREFIX
 from transfer.sources.changes import Since
-from transfer.sources.qcow2 import PREFIX, Qcow2Source
+from transfer.sources.qcow2 import Qcow2Source
 
 MIB = 2**20
 

@@ -17,7 +17,6 @@ between is in both. The one of the mark before goes after a commit, and all othe
 import os
 import re
 import secrets
-import stat
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -29,21 +28,21 @@ import msgspec
 from transfer.errors import TransferError
 from transfer.formats.point import Mark
 from transfer.sources import nbd_view, qemu
+from transfer.sources.bitmaps import (
+    GRANULARITY,
+    PREFIX,
+    BitmapMark,
+    BitmapState,
+    Tracked,
+    seen_file,
+    why_untracked,
+)
 from transfer.sources.changes import Data, Extent, HistoryLost, Offered, Since
 from transfer.sources.exports import NbdContent
 from transfer.sources.nbd import NbdClient
 from transfer.waiting import to_the_end
 
-PREFIX = "transfer-"
-GRANULARITY = 65536
 _OURS = re.compile(PREFIX + "[0-9a-f]{32}-[0-9a-f]{16}")
-
-
-class BitmapMark(msgspec.Struct, frozen=True):
-    """What a point says: the bitmap that records since, and which files stood behind the disk."""
-
-    bitmap: str
-    behind: list[tuple[str, int, int, int, int]]
 
 
 class _File:
@@ -52,37 +51,18 @@ class _File:
     def __init__(self, path: bytes, found: list[dict[str, Any]], chain: str) -> None:
         self.path, self.size = path, int(found[0]["virtual-size"])
         details = found[0].get("format-specific", {}).get("data", {})
-        self._bitmaps = {each["name"]: each["flags"] for each in details.get("bitmaps", [])}
-        self._prefix = f"{PREFIX}{chain}-"
+        self._bitmaps = {
+            each["name"]: BitmapState("in-use" not in each["flags"], "auto" in each["flags"])
+            for each in details.get("bitmaps", [])
+        }
+        self._chain, self._prefix = chain, f"{PREFIX}{chain}-"
         self.behind = [seen_file(each["filename"]) for each in found[1:]]
-        self.untracked = ""
-        if "data-file" in details:
-            self.untracked = "writes to its data file may go past QEMU"
-        if details.get("compat") == "0.10":
-            self.untracked = "a qcow2 of version 2 keeps no bitmaps (qemu-img amend -o compat=1.1)"
+        self.untracked = why_untracked(details)
 
     def before(self, mark: Mark | None) -> str:
         """The bitmap that records since the mark. Raises HistoryLost."""
-        if self.untracked:
-            raise HistoryLost(self.untracked)
-        if mark is None:
-            raise HistoryLost("there is no mark of this disk yet")
-        try:
-            said = msgspec.json.decode(mark.token, type=BitmapMark)
-        except msgspec.MsgspecError as error:
-            raise HistoryLost("its mark is of another version") from error
-        flags = self._bitmaps.get(said.bitmap)
-        if flags is None or not said.bitmap.startswith(self._prefix):
-            raise HistoryLost("the bitmap of its last point is not in the file")
-        if "in-use" in flags:
-            raise HistoryLost("its bitmap was not closed cleanly")
-        if "auto" not in flags:
-            raise HistoryLost("its bitmap was disabled")
-        if said.behind != self.behind or any(not each[2] for each in said.behind):
-            raise HistoryLost("a file behind it was changed or replaced, or cannot be seen")
-        if self.size < mark.size:
-            raise HistoryLost("it is smaller than it was")
-        return said.bitmap
+        now = Tracked(self.size, self._bitmaps, self.behind, self.untracked, "in the file")
+        return now.since(mark, self._chain)
 
     def ours(self) -> list[str]:
         """Of whatever chain."""
@@ -182,14 +162,3 @@ class Qcow2Source:
             yield view
         if view.is_committed:
             await to_the_end(file.remove(named))
-
-
-def seen_file(filename: str) -> tuple[str, int, int, int, int]:
-    """Of a file behind a disk what is another if it was written to; zeros if nothing tells that."""
-    try:
-        found = os.stat(filename)
-    except OSError:
-        return filename, 0, 0, 0, 0
-    if not stat.S_ISREG(found.st_mode):
-        return filename, 0, 0, 0, 0
-    return filename, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transfer.errors import Ambiguous, NotFound, UsageError, ViewBroken
+from transfer.sources.bitmaps import why_untracked
 
 OURS = "transfer-"
 CHAIN_DIGITS = 16
@@ -249,11 +250,7 @@ def _untracked(node: dict[str, Any]) -> str:
         return f"{node['drv']} keeps no bitmaps, qcow2 does"
     if node["ro"]:
         return "it is read-only, and keeps no bitmaps"
-    if "data-file" in details:
-        return "writes to its data file may go past QEMU"
-    if details.get("compat") == "0.10":
-        return "a qcow2 of version 2 keeps no bitmaps (qemu-img amend -o compat=1.1)"
-    return ""
+    return why_untracked(details)
 
 
 def _bitmaps(node: dict[str, Any]) -> list[dict[str, Any]]:

@@ -20,10 +20,10 @@ import msgspec
 from transfer.errors import ProtocolBroken, SourceFailed, TransferError, UsageError
 from transfer.formats.point import Consistency, Mark
 from transfer.sources import qemu_disks
+from transfer.sources.bitmaps import PREFIX, BitmapMark, BitmapState, Tracked, seen_file
 from transfer.sources.changes import HistoryLost, Offered, Since
 from transfer.sources.guest_agent import Frozen
 from transfer.sources.live_disk import LiveDisk
-from transfer.sources.qcow2 import PREFIX, BitmapMark, seen_file
 from transfer.sources.qemu_disks import Disk
 from transfer.sources.qemu_remains import machine, release, release_bitmaps, release_places
 from transfer.sources.qemu_view import BROKEN, Viewer, Wanted
@@ -159,14 +159,14 @@ class _Run:
         """The bitmap that has what changed since the mark; or none, and why."""
         mark = self._since.mark(LiveSource.name, disk.name)
         try:
-            return _before(disk, self._since.chain(disk.name), mark), ""
+            return _tracked(disk).since(mark, self._since.chain(disk.name)), ""
         except HistoryLost as lost:
             return "", lost.why
 
     def _next_mark(self, wanted: Wanted) -> Mark | None:
         if not wanted.new:
             return None
-        token = BitmapMark(wanted.new, _behind(wanted.disk))
+        token = BitmapMark(wanted.new, [seen_file(name) for name in wanted.disk.behind])
         return Mark(LiveSource.name, wanted.chain, msgspec.json.encode(token), wanted.disk.size)
 
     async def _drop_others(self, disk: Disk, keep: str) -> None:
@@ -192,28 +192,11 @@ class _Run:
             await asyncio.to_thread(self._viewer.free)
 
 
-def _before(disk: Disk, chain: str, mark: Mark | None) -> str:
-    if disk.untracked:
-        raise HistoryLost(disk.untracked)
-    if mark is None:
-        raise HistoryLost("there is no mark of this disk yet")
-    try:
-        said = msgspec.json.decode(mark.token, type=BitmapMark)
-    except msgspec.MsgspecError as error:
-        raise HistoryLost("its mark is of another version") from error
-    found = next((each for each in disk.bitmaps if each.name == said.bitmap), None)
-    if found is None or not said.bitmap.startswith(f"{PREFIX}{chain}-"):
-        raise HistoryLost("the bitmap of its last point is not there")
-    if not found.is_consistent:
-        raise HistoryLost("its bitmap was not closed cleanly")
-    if not (found.is_recording and found.is_persistent):
-        raise HistoryLost("its bitmap was disabled")
-    if mark.size > disk.size:
-        raise HistoryLost("it is smaller than it was")
-    if said.behind != _behind(disk) or any(not each[2] for each in said.behind):
-        raise HistoryLost("a file behind it was changed or replaced, or cannot be seen")
-    return said.bitmap
-
-
-def _behind(disk: Disk) -> list[tuple[str, int, int, int, int]]:
-    return [seen_file(name) for name in disk.behind]
+def _tracked(disk: Disk) -> Tracked:
+    """A bitmap that is not persistent ends with QEMU, so it is as one that was disabled."""
+    bitmaps = {
+        each.name: BitmapState(each.is_consistent, each.is_recording and each.is_persistent)
+        for each in disk.bitmaps
+    }
+    behind = [seen_file(name) for name in disk.behind]
+    return Tracked(disk.size, bitmaps, behind, disk.untracked, "there")

@@ -32,8 +32,8 @@ from typing import Any, NamedTuple
 
 from transfer.errors import NoSpace, SourceFailed, UsageError, ViewBroken
 from transfer.sources import qemu
+from transfer.sources.bitmaps import GRANULARITY
 from transfer.sources.nbd_address import NbdAddress
-from transfer.sources.qcow2 import GRANULARITY
 from transfer.sources.qemu_disks import Disk, own
 from transfer.sources.qemu_remains import ACCESS, FILTER, FLEECE, SOCKET, view_bitmap
 from transfer.sources.qmp import Qmp
