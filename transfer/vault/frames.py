@@ -21,6 +21,7 @@ from transfer.vault.closure import Standing
 from transfer.vault.copies import Shelf, read_copy, row_of, set_complete
 from transfer.vault.damage import mark, may_be_trusted, note_broken, settled, trusting
 from transfer.vault.durable import not_stored
+from transfer.vault.forward_file import aligned_room
 from transfer.vault.objects import DirectoryObjects
 from transfer.vault.open_pack import OpenPack
 from transfer.vault.schema import METADATA_FROM, FrameRow, PackRow, State
@@ -41,6 +42,7 @@ class FrameStore:
     def __init__(self, catalog: Catalog, objects: DirectoryObjects) -> None:
         self._catalog, self._objects = catalog, objects
         self._open: dict[tuple[bytes, PackClass], OpenPack] = {}
+        self._room = aligned_room()  # of one pack at a time: each is synced before the next
         self._doubting: set[int] = set()  # sessions that met damage
         self._passed: dict[int, dict[_Place, int]] = {}  # copies that a session could not open
         self._order = count(1)
@@ -124,7 +126,7 @@ class FrameStore:
     ) -> FrameRow:
         place = (domain, class_of(one.header.tag))
         if place not in self._open:
-            self._open[place] = OpenPack(self._objects, *place)
+            self._open[place] = OpenPack(self._objects, *place, self._room)
         open_pack = touched[place[1]] = self._open[place]
         return row_of(open_pack.header, open_pack.append(one.header, one.raw), session)
 

@@ -8,15 +8,21 @@ from blake3 import blake3
 
 from transfer.formats import frame, pack
 from transfer.formats.pack import IndexEntry, PackClass, PackHeader
-from transfer.vault.durable import create, make_directory, not_stored, sync_directory, write_at
+from transfer.vault.durable import make_directory, not_stored, sync_directory, write_at
+from transfer.vault.forward_file import ForwardFile
 from transfer.vault.objects import DirectoryObjects
 from transfer.vault.pack_file import Contents
 
 
 class OpenPack:
-    """What `sync` has not confirmed may be taken back."""
+    """What `sync` has not confirmed may be taken back.
 
-    def __init__(self, objects: DirectoryObjects, domain: bytes, pack_class: PackClass) -> None:
+    Data goes around the page cache, through *room*. Nodes are small, and soon read again.
+    """
+
+    def __init__(
+        self, objects: DirectoryObjects, domain: bytes, pack_class: PackClass, room: memoryview
+    ) -> None:
         self.header = PackHeader(domain, pack_class, os.urandom(16))
         self._path = path = objects.pack_path(self.header)
         self._new_in: Path | None = path.parent
@@ -26,12 +32,12 @@ class OpenPack:
         self._hash, self._durable_hash = blake3(head), blake3(head)
         try:
             make_directory(path.parent)
-            self._file = create(path)
+            self._file = ForwardFile(path, room if pack_class is PackClass.DATA else None)
             try:
-                write_at(self._file, head, 0)
+                self._file.append(head)
+                self._file.flush()
             except OSError:
-                os.close(self._file)
-                path.unlink(missing_ok=True)
+                self.discard()
                 raise
         except OSError as error:
             raise not_stored(error, f"pack {path.name}") from error
@@ -48,14 +54,15 @@ class OpenPack:
     def append(self, header: frame.Header, raw: memoryview) -> IndexEntry:
         """Write a frame and say where; not durable before `sync`. OSError as it comes."""
         entry = pack.entry_of(header, self.length)
-        write_at(self._file, raw, self.length)
+        self._file.append(raw)
         self._hash.update(raw)
         self._entries.append(entry)
         self.length += len(raw)
         return entry
 
     def sync(self) -> None:
-        os.fdatasync(self._file)
+        self._file.flush()
+        os.fdatasync(self._file.descriptor)
         if self._new_in is not None:
             sync_directory(self._new_in)
             self._new_in = None
@@ -75,13 +82,13 @@ class OpenPack:
         """
         kept = [entry for entry in self._entries if entry.offset < self.durable]
         try:
-            return _finish(self._file, kept, self.durable, self._durable_hash)
+            return _finish(self._file.descriptor, kept, self.durable, self._durable_hash)
         finally:
-            os.close(self._file)
+            self._file.close()
 
     def discard(self) -> None:
         """Remove an empty pack: retries on a full disk shall not fill it with more of them."""
-        os.close(self._file)
+        self._file.close()
         self._path.unlink(missing_ok=True)
 
 
