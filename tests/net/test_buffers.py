@@ -125,18 +125,16 @@ async def test_a_large_request_at_the_head_is_not_starved_by_small_ones(ask):
 
 
 async def test_a_machines_small_requests_do_not_starve_its_large_one(ask):
-    await ask(A, 3)
-    held = await ask(A, 3)
+    held, other = await ask(A, 3), await ask(A, 3)
     large, small = await ask(A, 6), await ask(A, 1)
-    held.end()
+    other.end()
     await settle()
-    assert not large.served and not small.served
+    assert held.served and not large.served and not small.served
 
 
 async def test_who_waits_at_the_head_and_is_cancelled_lets_the_others_through(ask):
-    await ask(A, 6)
-    head, behind = await ask(B, 6), await ask(C, 4)
-    assert not behind.served
+    held, head, behind = await ask(A, 6), await ask(B, 6), await ask(C, 4)
+    assert held.served and not behind.served
     head.task.cancel()
     await settle()
     assert behind.served and ask.buffers.waiting == 0

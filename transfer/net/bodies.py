@@ -126,14 +126,13 @@ async def frames(
     They are there only inside the block.
     """
     size = size_of(request, MAX_BODY)
-    async with buffers.lease(machine, size) as buffer:
-        with memoryview(buffer) as pages, pages[:size] as view:
-            arriving = Arriving(view)
-            try:
-                got = await read_into(request.content, view, SlowBody(), arriving.more, LARGE_PIECE)
-            except TooSlow:
-                got = -1
-            if got == size and arriving.end < size:
-                raise FormatError(f"offset {arriving.end}: the last frame is cut short")
-            with view[: arriving.end] as whole:
-                yield whole, got == size
+    async with buffers.lease(machine, size) as view:
+        arriving = Arriving(view)
+        try:
+            got = await read_into(request.content, view, SlowBody(), arriving.more, LARGE_PIECE)
+        except TooSlow:
+            got = -1
+        if got == size and arriving.end < size:
+            raise FormatError(f"offset {arriving.end}: the last frame is cut short")
+        with view[: arriving.end] as whole:
+            yield whole, got == size

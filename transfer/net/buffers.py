@@ -1,10 +1,11 @@
 """Receive memory: one pool for all connections, with a share for each machine."""
 
 import asyncio
-import mmap
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+
+from transfer.net.pages import Pages
 
 Waiter = asyncio.Future[None]
 
@@ -15,7 +16,8 @@ class ReceiveBuffers:
     A request waits here before its body is read, so that 1,000 bodies cost no more memory than
     the pool has. Requests are served in the order in which they came, with one exception: those
     of a machine that has its share are passed over until it gives some back. A large request at
-    the head is not passed over: what is given back is kept until it fits.
+    the head is not passed over: what is given back is kept until it fits. Beside what is lent,
+    some pages are kept for the next (see pages.py).
     """
 
     def __init__(self, total: int, share: int) -> None:
@@ -24,6 +26,7 @@ class ReceiveBuffers:
         self.total, self.share = total, share
         self.in_use = 0
         self._by_machine: Counter[bytes] = Counter()
+        self._pages = Pages()
         self._queue: dict[Waiter, tuple[bytes, int]] = {}
 
     @property
@@ -32,19 +35,14 @@ class ReceiveBuffers:
         return len(self._queue)
 
     @asynccontextmanager
-    async def lease(self, machine: bytes, size: int) -> AsyncIterator[mmap.mmap]:
-        """A buffer of at least *size* bytes for as long as the block lasts; keep no views of it.
+    async def lease(self, machine: bytes, size: int) -> AsyncIterator[memoryview]:
+        """A buffer of *size* bytes for as long as the block lasts; keep no views of it.
 
         Raises ValueError for a size beyond a machine's share: it would wait for ever.
         """
         async with self.room(machine, size):
-            buffer = _pages(size)
-            try:
+            with self._pages.lent(size) as buffer:
                 yield buffer
-            finally:
-                # An error on its way may hold the frame that holds the buffer, and for long.
-                with suppress(BufferError):
-                    buffer.close()
 
     @asynccontextmanager
     async def room(self, machine: bytes, size: int) -> AsyncIterator[None]:
@@ -93,12 +91,3 @@ class ReceiveBuffers:
                 self.in_use += size
                 self._by_machine[machine] += size
                 waiter.set_result(None)
-
-
-def _pages(size: int) -> mmap.mmap:
-    """The system gives them as they are filled, and nobody writes zeros before. Raises
-    MemoryError."""
-    try:
-        return mmap.mmap(-1, max(size, 1))
-    except OSError as error:
-        raise MemoryError from error
