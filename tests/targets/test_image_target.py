@@ -1,12 +1,16 @@
 """An image target is never overwritten by accident, and never too small."""
 
 import os
+import tempfile
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.cli.machine import loop_device
 from transfer.errors import NoSpace, NotFound, TargetRefused, TargetUnusable
-from transfer.targets.image import image_target, write_block, zero
+from transfer.targets.block_file import BlockFile
+from transfer.targets.image import image_target, zero
 from transfer.targets.names import TEMPORARY
 
 MIB = 2**20
@@ -23,6 +27,12 @@ def device(path):
         with open(device, "wb") as file:
             file.write(b"x" * 4 * MIB)
         yield os.fsencode(device)
+
+
+def write_block(fd, offset, block):
+    file = BlockFile(os.dup(fd))
+    file.write(offset, block)
+    file.close()
 
 
 def content(path):
@@ -168,3 +178,18 @@ def test_the_systems_own_name_of_a_device_is_followed_and_no_other(device, root)
             pass
     finally:
         os.unlink(own)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 300), st.integers(1, 20_000), st.booleans()), max_size=8))
+def test_blocks_stand_where_they_were_written_whatever_their_offset_and_length(blocks):
+    with tempfile.TemporaryFile(buffering=0) as opened:
+        file, expected = BlockFile(os.dup(opened.fileno())), bytearray(2 * MIB)
+        os.ftruncate(opened.fileno(), len(expected))
+        for number, (place, length, aligned) in enumerate(blocks):
+            offset = place * (4096 if aligned else 1001)
+            block = bytes([number + 1]) * length
+            file.write(offset, block)
+            expected[offset : offset + length] = block
+        file.close()
+        assert os.pread(opened.fileno(), 2 * MIB, 0) == expected

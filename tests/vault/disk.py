@@ -79,7 +79,7 @@ class Disk:
             path = os.readlink(f"/proc/self/fd/{first}") if isinstance(first, int) else first
         except OSError:
             return None
-        path = Path(path)
+        path = Path(os.fsdecode(path))
         ours = path.is_relative_to(self.root) and not path.name.startswith("catalog.sqlite")
         return path if ours else None
 

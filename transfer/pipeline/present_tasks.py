@@ -30,7 +30,7 @@ class Existing(NamedTuple):
 
 
 def present_in_image(lane: Lane[WriteTools], held: HeldImage, pieces: Sequence[Piece]) -> Flags:
-    fd = lane.tools.image_fd(held)
+    fd = lane.tools.image(held).descriptor
     return [_stands(lane, fd, piece) for piece in pieces]
 
 

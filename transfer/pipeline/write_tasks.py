@@ -14,6 +14,7 @@ from transfer.pipeline.sealing import Identifier, Opener, SealKeys
 from transfer.pipeline.tasks import DATA
 from transfer.pipeline.worker_process import Lane
 from transfer.targets import image, may_pass
+from transfer.targets.block_file import BlockFile
 from transfer.targets.tree import TreeTarget
 
 P = ParamSpec("P")
@@ -27,25 +28,26 @@ class WriteTools:
         self.identify = partial(Identifier(secrets.id_keys).id_of, generation, DATA, b"")
         """The ID of a block in the point that is restored."""
         self.target = TreeTarget(root, owner)
-        self.image: tuple[HeldImage, int] | None = None
+        self._image: tuple[HeldImage, BlockFile] | None = None
 
-    def image_fd(self, held: "HeldImage") -> int:
-        """This worker's own descriptor of the image; the one before is closed."""
-        if self.image is not None and self.image[0] == held:
-            return self.image[1]
+    def image(self, held: "HeldImage") -> BlockFile:
+        """This worker's own opening of the image; the one before is closed."""
+        if self._image is not None and self._image[0] == held:
+            return self._image[1]
         self._close_image()
         fd = os.open(held.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
-        self.image = held, fd
+        file = BlockFile(fd)
+        self._image = held, file
         # The parent's descriptor may be another file's by now; nothing is to be written to that.
         if identity(fd) != held.identity:
             self._close_image()
             raise TargetRefused("an image was closed while it was written", "run again")
-        return fd
+        return file
 
     def _close_image(self) -> None:
-        if self.image is not None:
-            os.close(self.image[1])
-            self.image = None
+        if self._image is not None:
+            self._image[1].close()
+            self._image = None
 
     def close(self) -> None:
         self._close_image()
@@ -332,14 +334,14 @@ def write_image(
     holes: Sequence[tuple[int, int]],
 ) -> list[Reference]:  # fmt: skip
     """Write blocks into the image; the references of those that don't open."""
-    fd, damaged = lane.tools.image_fd(held), []
+    file, damaged = lane.tools.image(held), []
     for frame, content in _contents(lane, frames):
         if content is None:
             damaged.append(frame.piece.reference)
         else:
-            image.write_block(fd, frame.piece.offset, content)
+            file.write(frame.piece.offset, content)
     for offset, length in holes:
-        image.zero(fd, offset, length)
+        image.zero(file.descriptor, offset, length)
     return damaged
 
 

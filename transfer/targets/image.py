@@ -11,14 +11,13 @@ from contextlib import contextmanager, suppress
 from transfer.errors import NotFound, TargetRefused, TargetUnusable
 from transfer.files.metadata import anchored
 from transfer.files.system import read_from_disk
-from transfer.formats.reference import Buffer
 from transfer.targets import target_errors, unfinished
 from transfer.targets.names import key_of, publish
-from transfer.targets.zeros import make_hole, write_all, write_zeros
+from transfer.targets.zeros import make_hole, write_zeros
 
 _BLKZEROOUT = 0x127F
 _SECTOR = 512
-_UNUSABLE = (errno.EBUSY, errno.ETXTBSY, errno.EFBIG, errno.EACCES, errno.EPERM, errno.ENXIO)
+UNUSABLE = (errno.EBUSY, errno.ETXTBSY, errno.EFBIG, errno.EACCES, errno.EPERM, errno.ENXIO)
 _FLAGS = os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -38,7 +37,7 @@ class ImageTarget:
 
     def finish(self) -> None:
         """Return when all that was written is durable, under its name."""
-        with target_errors(self.path, *_UNUSABLE):
+        with target_errors(self.path, *UNUSABLE):
             os.fsync(self.fd)
             if self.temporary is not None:
                 self._name(self.temporary)
@@ -85,7 +84,7 @@ def image_target(path: bytes, size: int, replace: bool, key: bytes = b"") -> Ite
     writes or zeroes all the others. Raises TargetRefused for a non-empty file or a device unless
     *replace* allows them, TargetUnusable for a device that is in use or too small.
     """
-    with target_errors(path, *_UNUSABLE):
+    with target_errors(path, *UNUSABLE):
         target = _open(_device_of(path), size, replace, key)
     try:
         yield target
@@ -121,21 +120,16 @@ def _open(path: bytes, size: int, replace: bool, key: bytes) -> ImageTarget:
     return target
 
 
-def write_block(fd: int, offset: int, view: Buffer) -> None:
-    with target_errors(_name_of(fd), *_UNUSABLE):
-        write_all(fd, offset, memoryview(view))
-
-
 def zero(fd: int, offset: int, length: int) -> None:
     """The range reads as zeros afterwards: a hole in a file, zeroed by the device in a device."""
-    with target_errors(_name_of(fd), *_UNUSABLE):
+    with target_errors(name_of(fd), *UNUSABLE):
         if modes.S_ISBLK(os.fstat(fd).st_mode):
             _zero_device(fd, offset, length)
         else:
             make_hole(fd, offset, length)
 
 
-def _name_of(fd: int) -> bytes:
+def name_of(fd: int) -> bytes:
     """A path of what is open, for messages."""
     return os.readlink(anchored(fd))
 

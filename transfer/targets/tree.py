@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from transfer.errors import TargetRefused
+from transfer.files.direct import write_all
 from transfer.files.directories import OpenDirectories, Place
 from transfer.files.metadata import Stat, anchored, open_anchor, stat_at, to_stat
 from transfer.files.system import sync_filesystem
@@ -21,7 +22,7 @@ from transfer.formats.reference import Buffer
 from transfer.targets import target_errors, unfinished
 from transfer.targets.metadata import may_stay, set_metadata
 from transfer.targets.names import key_of, link, publish, temporary_name
-from transfer.targets.zeros import make_hole, runs, write_all
+from transfer.targets.zeros import make_hole, runs
 
 _OPEN_FILES = 64
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
@@ -125,12 +126,12 @@ class TreeTarget:
             file = self.descriptor(place, temporary)
             content = memoryview(view)
             if not sparse:
-                return write_all(file, offset, content)
+                return write_all(file, content, offset)
             for start, end, is_zero in runs(bytes(content), offset):
                 if is_zero:
                     make_hole(file, offset + start, end - start)
                 else:
-                    write_all(file, offset + start, content[start:end])
+                    write_all(file, content[start:end], offset + start)
 
     def clear(self, place: Place, temporary: bytes, offset: int, length: int) -> None:
         """Make *length* zeros of what stands there."""

@@ -1,9 +1,9 @@
 """Write bytes, zeros and holes at an offset."""
 
 import errno
-import os
 from collections.abc import Iterator
 
+from transfer.files.direct import write_all
 from transfer.files.system import punch_hole
 
 _PAGE = 4096
@@ -12,16 +12,10 @@ _ZERO_PAGE = bytes(_PAGE)
 _FINAL = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 
 
-def write_all(fd: int, offset: int, view: memoryview) -> None:
-    done = 0
-    while done < len(view):
-        done += os.pwrite(fd, view[done:], offset + done)
-
-
 def write_zeros(fd: int, offset: int, length: int) -> None:
     end = offset + length
     for at in range(offset, end, len(_ZEROS)):
-        write_all(fd, at, _ZEROS[: end - at])
+        write_all(fd, _ZEROS[: end - at], at)
 
 
 def make_hole(fd: int, offset: int, length: int) -> None:

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from transfer.errors import NoSpace, NotStored
+from transfer.files.direct import write_all
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -46,7 +47,7 @@ def write_durably(path: Path, raw: bytes) -> None:
     descriptor = create(temporary)
     try:
         try:
-            write_at(descriptor, raw, 0)
+            write_all(descriptor, raw, 0)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -55,10 +56,3 @@ def write_durably(path: Path, raw: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
-
-
-def write_at(descriptor: int, raw: bytes | memoryview, offset: int) -> None:
-    view = memoryview(raw)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written

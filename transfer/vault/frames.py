@@ -11,6 +11,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from transfer.errors import TransientError
+from transfer.files.direct import aligned_room
 from transfer.formats.pack import PackClass, PackHeader, class_of
 from transfer.formats.reference import Kind, Reference
 from transfer.vault import schema
@@ -21,13 +22,13 @@ from transfer.vault.closure import Standing
 from transfer.vault.copies import Shelf, read_copy, row_of, set_complete
 from transfer.vault.damage import mark, may_be_trusted, note_broken, settled, trusting
 from transfer.vault.durable import not_stored
-from transfer.vault.forward_file import aligned_room
 from transfer.vault.objects import DirectoryObjects
 from transfer.vault.open_pack import OpenPack
 from transfer.vault.schema import METADATA_FROM, FrameRow, PackRow, State
 from transfer.vault.steps import Steps
 
 _Place = tuple[Reference, bytes, int]
+_ROOM = 4 * 2**20
 _MAX_PASSED = 20_000  # some 6 MiB; forgetting them costs a client another try
 
 
@@ -42,7 +43,7 @@ class FrameStore:
     def __init__(self, catalog: Catalog, objects: DirectoryObjects) -> None:
         self._catalog, self._objects = catalog, objects
         self._open: dict[tuple[bytes, PackClass], OpenPack] = {}
-        self._room = aligned_room()  # of one pack at a time: each is synced before the next
+        self._room = aligned_room(_ROOM)  # of one pack at a time: each is synced before the next
         self._doubting: set[int] = set()  # sessions that met damage
         self._passed: dict[int, dict[_Place, int]] = {}  # copies that a session could not open
         self._order = count(1)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from transfer.files.direct import write_all
 from transfer.formats import frame, pack
 from transfer.formats.pack import IndexEntry, PackClass, PackHeader
-from transfer.vault.durable import make_directory, not_stored, sync_directory, write_at
+from transfer.vault.durable import make_directory, not_stored, sync_directory
 from transfer.vault.forward_file import ForwardFile
 from transfer.vault.objects import DirectoryObjects
 from transfer.vault.pack_file import Contents
@@ -104,6 +105,6 @@ def close_cut(path: Path, contents: Contents) -> int:
 def _finish(descriptor: int, entries: Iterable[IndexEntry], cut: int, before: blake3) -> int:
     trailer = pack.encode_trailer(entries, cut, before)
     os.ftruncate(descriptor, cut)
-    write_at(descriptor, trailer, cut)
+    write_all(descriptor, trailer, cut)
     os.fsync(descriptor)
     return cut + len(trailer)
