@@ -8,6 +8,9 @@ does it.
 import errno
 import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from transfer.files.metadata import anchored
 
@@ -26,6 +29,16 @@ def write_all(descriptor: int, raw: bytes | memoryview, offset: int) -> None:
     while view:
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written
+
+
+@contextmanager
+def open_direct(path: Path) -> Iterator[int]:
+    """A descriptor to read whole sectors with. Raises OSError, also where that is not possible."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | _DIRECT)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 class DirectWriter:

@@ -23,10 +23,11 @@ def row_of(header: PackHeader, entry: IndexEntry, session: int = 0) -> FrameRow:
     )  # fmt: skip
 
 
-def read_copy(objects: DirectoryObjects, row: FrameRow) -> bytes | None:
-    """The frame of *row*, its checksum verified; None for any damage."""
-    place = PackHeader(row.domain, class_of(row.tag), row.pack)
-    raw = objects.read_frame(place, row.offset, row.length)
+def read_copy(objects: DirectoryObjects, row: FrameRow, raw: bytes | None = None) -> bytes | None:
+    """The frame of *row*, its checksum verified; None for any damage. *raw* was read already."""
+    if raw is None:
+        place = PackHeader(row.domain, class_of(row.tag), row.pack)
+        raw = objects.read_frame(place, row.offset, row.length)
     return raw if raw is not None and checks.intact(raw, row.reference) else None
 
 

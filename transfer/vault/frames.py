@@ -24,6 +24,7 @@ from transfer.vault.damage import mark, may_be_trusted, note_broken, settled, tr
 from transfer.vault.durable import not_stored
 from transfer.vault.objects import DirectoryObjects
 from transfer.vault.open_pack import OpenPack
+from transfer.vault.read_ahead import Place, read_ahead
 from transfer.vault.schema import METADATA_FROM, FrameRow, PackRow, State
 from transfer.vault.steps import Steps
 
@@ -43,7 +44,8 @@ class FrameStore:
     def __init__(self, catalog: Catalog, objects: DirectoryObjects) -> None:
         self._catalog, self._objects = catalog, objects
         self._open: dict[tuple[bytes, PackClass], OpenPack] = {}
-        self._room = aligned_room(_ROOM)  # of one pack at a time: each is synced before the next
+        # Of one pack at a time: each is synced, or read, before the next.
+        self._room = aligned_room(_ROOM)
         self._doubting: set[int] = set()  # sessions that met damage
         self._passed: dict[int, dict[_Place, int]] = {}  # copies that a session could not open
         self._order = count(1)
@@ -167,7 +169,7 @@ class FrameStore:
         Damage seldom comes alone. A run that met some sends much again, and heals what else is bad.
         """
         damaged: list[FrameRow] = []
-        raws = {one: self._best(rows, damaged) for one, rows in found.items()}
+        raws = {one: self._best(rows, damaged, {}) for one, rows in found.items()}
         self._mark(domain, damaged, State.DAMAGED)
         return {one for one, raw in raws.items() if raw is not None}
 
@@ -185,9 +187,9 @@ class FrameStore:
             found = find_frames(connection, domain, references)
         if limit is not None:
             references = list(_fitting(references, found, limit))
-        raws = [
-            self._best(self._ranked(session, found[reference]), damaged) for reference in references
-        ]
+        ranked = [self._ranked(session, found[reference]) for reference in references]
+        ahead = read_ahead(self._objects, (rows[0] for rows in ranked if rows), self._room)
+        raws = [self._best(rows, damaged, ahead) for rows in ranked]
         # Who asks for a frame was led to it by a node, and that is complete no longer.
         missing = {one for one, raw in zip(references, raws, strict=True) if raw is None}
         if damaged or missing:
@@ -205,9 +207,11 @@ class FrameStore:
             mark(connection, self._objects, domain, rows, state)
             note_broken(connection, domain, missing)
 
-    def _best(self, rows: list[FrameRow], damaged: list[FrameRow]) -> bytes | None:
+    def _best(
+        self, rows: list[FrameRow], damaged: list[FrameRow], ahead: dict[Place, bytes]
+    ) -> bytes | None:
         for row in rows:
-            raw = read_copy(self._objects, row)
+            raw = read_copy(self._objects, row, ahead.get((row.pack, row.offset)))
             if raw is not None:
                 return raw
             damaged.append(row)
