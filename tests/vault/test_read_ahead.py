@@ -39,9 +39,7 @@ def trips(monkeypatch):
 
 
 def row(offset, length, pack=PACK, tag=DATA):
-    return FrameRow(
-        DOMAIN, tag, b"", pack, offset, length, State.GOOD, True, 0, None, bytes(8), 1
-    )
+    return FrameRow(DOMAIN, tag, b"", pack, offset, length, State.GOOD, True, 0, None, bytes(8), 1)
 
 
 def content(objects, each):

@@ -13,15 +13,18 @@ from contextlib import suppress
 from transfer.cli import output
 from transfer.cli.running import new_loop
 from transfer.errors import UsageError
+from transfer.files.system import keep_freed_memory
 from transfer.jobs.serve import serving
 from transfer.net.routes import Done
 
+_KEPT = 64 * 2**20  # bytes
 _LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s:\[\]]+)):([0-9]{1,5})")
 
 
 def run(args: argparse.Namespace) -> output.Outcome:
     host, port = _listen(args.listen)
     with asyncio.Runner(loop_factory=new_loop) as runner:
+        keep_freed_memory(_KEPT)
         address = runner.run(_serve(args, host, port))
     return output.Outcome({"address": address})
 

@@ -11,6 +11,9 @@ from typing import Any
 _EMPTY_PATH = 0x1000
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _NOREPLACE = 1
+# Of glibc's mallopt(3), and the largest threshold that it takes.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_MOST_FROM_HEAP = 32 * 2**20
 _HANDLE_MAX = 128
 _PSEUDO = {
     0x9FA0: "proc", 0x62656572: "sysfs", 0x27E0EB: "cgroup", 0x63677270: "cgroup2",
@@ -103,6 +106,18 @@ def read_from_disk(fd: int) -> None:
     Of what a disk could not take the kernel keeps what it was given, and calls it written.
     """
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def keep_freed_memory(size: int) -> None:
+    """Of what this process frees up to *size* bytes stay with it, where its C library can do that.
+
+    Else each piece of a body takes new pages of the system and gives them back, which costs more
+    than what is done with the bytes.
+    """
+    mallopt = getattr(_libc(), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_TRIM_THRESHOLD, size)
+        mallopt(_MMAP_THRESHOLD, min(size, _MOST_FROM_HEAP))
 
 
 def handle_of(fd: int, name: bytes) -> bytes:
