@@ -24,6 +24,7 @@ from transfer.formats import documents, frame, messages
 from transfer.formats.keyring import MAX_KEYRING
 from transfer.formats.messages import FRAMES, JSON, MAX_LINE
 from transfer.formats.reference import Buffer, Reference
+from transfer.net.frame_reader import FrameReader
 from transfer.net.pacing import pace_of
 from transfer.net.transport import Limits, Query, Request, Transport, pieces
 from transfer.throttle.dispatch import ClassName
@@ -236,11 +237,15 @@ class RemoteVault:
         request = _post("/fetch", query, body)._replace(carries="down")
         expected = set(asked)
         async with self._transport.answer(request, self.limits) as response:
-            async for header, raw in _frames(pieces(response, self.limits.down)):
-                if header.reference not in expected:
-                    raise FormatError(f"the vault sent {header.reference}, which nobody asked for")
-                expected.discard(header.reference)
-                arrived(header.reference, raw)
+            reader = FrameReader()
+            async for piece in pieces(response, self.limits.down):
+                for header, raw in reader.feed(piece):
+                    reference = header.reference
+                    if reference not in expected:
+                        raise FormatError(f"the vault sent {reference}, which nobody asked for")
+                    expected.discard(reference)
+                    arrived(reference, raw)
+            reader.end()
 
     @contextmanager
     def _counted(self, session: int) -> Iterator[None]:
@@ -327,20 +332,6 @@ def _frames_request(session: int, frames: Buffer) -> Request:
 def _outcomes(raw: bytes) -> list[Outcome]:
     found = documents.decode(raw, messages.Outcomes, "the vault's answer")
     return [Outcome(each) for each in found.outcomes]
-
-
-async def _frames(data: AsyncIterator[bytes]) -> AsyncIterator[tuple[frame.Header, bytes]]:
-    """Whole frames as they arrive; a length is believed only within the codec's limits."""
-    buffer = bytearray()
-    async for piece in data:
-        buffer += piece
-        while (header := frame.decode_header(buffer)) is not None:
-            if len(buffer) < header.frame_length:
-                break
-            yield header, bytes(memoryview(buffer)[: header.frame_length])
-            del buffer[: header.frame_length]
-    if buffer:
-        raise FormatError("the vault's last frame is cut short")
 
 
 async def _points(
