@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import signal
 import sys
 import time
@@ -87,6 +88,7 @@ def run_async(work: Awaitable[T]) -> T:
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
+    gc.freeze()  # what was imported stays: nobody need look at it again and again
     loop = _fastest_loop()
     loop.set_exception_handler(_unheard)
     return loop
