@@ -55,8 +55,8 @@ BACKUP = [
     *_places("vault", "transfer.vault.sessions", "Sessions.end"),
     *_places("vault", "transfer.vault.objects", "write_durably"),
     *_places("vault", "transfer.vault.durable", "sync_directory"),
-    *_places("worker", "transfer.pipeline.tasks", "list_directory", "scan_names", "read_files",
-             "read_blocks", "seal_kept", "seal_nodes", "seal_point"),
+    *_places("worker", "transfer.pipeline.tasks", "look_into", "list_directory", "scan_names",
+             "read_files", "read_blocks", "seal_kept", "seal_nodes", "seal_point"),
 ]  # fmt: skip
 QCOW2 = [
     *_places("client", "transfer.sources.qcow2", "_File.add", "_File.remove"),

@@ -40,6 +40,7 @@ from transfer.sources.scan import list_names, scan
 BATCH = 4 * 2**20  # bytes of plaintext that one lane keeps
 DATA = tag_of(Kind.DATA)
 LISTED = 2 * 2**20  # bytes of memory that a directory's names may take at a time
+SCANNED = 512  # names that are scanned together
 CACHE_NAME = b"CACHEDIR.TAG"
 CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55"
 
@@ -73,6 +74,10 @@ class Listing(NamedTuple):
     is_cache: bool
 
 
+Scan = tuple[list[Scanned], list[SkippedEntry], int]
+"""What was found, what was skipped, and how many sockets there were."""
+
+
 class FileRead(NamedTuple):
     """One small file: inline data, or IDs of its blocks (None: zeros); or why it was not read."""
 
@@ -91,6 +96,12 @@ def list_directory(lane: Lane[Tools], place: Place, after: bytes = b"") -> Listi
     return Listing(names, more, False, filesystem, stamps_mapped_writes(fd), _is_cache(fd))
 
 
+def look_into(lane: Lane[Tools], place: Place) -> tuple[Listing, Scan]:
+    """The first names of a directory, and the scan of the first SCANNED of them: in one trip."""
+    listing = list_directory(lane, place)
+    return listing, scan_names(lane, place, listing.names[:SCANNED], listing.filesystem)
+
+
 def _is_cache(fd: int) -> bool:
     try:
         tag = os.open(CACHE_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fd)
@@ -102,9 +113,7 @@ def _is_cache(fd: int) -> bool:
         os.close(tag)
 
 
-def scan_names(
-    lane: Lane[Tools], place: Place, names: Sequence[bytes], filesystem: bytes
-) -> tuple[list[Scanned], list[SkippedEntry], int]:
+def scan_names(lane: Lane[Tools], place: Place, names: Sequence[bytes], filesystem: bytes) -> Scan:
     """As `scan`, names of one inode in one link group."""
     master = lane.tools.secrets.id_keys[lane.tools.secrets.generation]
     hashed = partial(keys.name_hash, master)

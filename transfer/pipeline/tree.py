@@ -2,8 +2,8 @@
 
 One task per directory, at most BRANCHES of them side by side; a directory beyond that is walked in
 its parent's place, so neither depth nor width of a tree takes memory. Within a directory names are
-listed tasks.LISTED bytes at a time, and scanned SCANNED at a time. Memory per directory in work:
-its listed names, SCANNED entries, one page.
+listed LISTED bytes at a time, and scanned SCANNED at a time (see tasks.py). Memory per directory in
+work: its listed names, SCANNED entries, one page.
 """
 
 import asyncio
@@ -27,7 +27,6 @@ from transfer.sources.base import Scanned
 from transfer.sources.reflinked import is_copy
 
 BRANCHES = 32
-SCANNED = 512
 
 
 @dataclass
@@ -120,7 +119,7 @@ class TreeSender:
         try:
             if directory.is_mount:
                 await self._sender.pool.call(tasks.sync_source, directory.place)
-            listing = await self._sender.pool.call(tasks.list_directory, directory.place)
+            listing, scan = await self._sender.pool.call(tasks.look_into, directory.place)
         except OSError as error:
             message = error.strerror or str(error)
             self._report.warn(directory.place.path, "unreadable", message)
@@ -134,7 +133,7 @@ class TreeSender:
             directory.until = 0
             self.files.unstamped.add(directory.device)
         builder = DirectoryBuilder(self._sender, directory.parent.indexes)
-        async with aclosing(self._entries(directory, listing)) as entries:
+        async with aclosing(self._entries(directory, listing, scan)) as entries:
             async for each in entries:
                 await builder.add(*each)
         return await builder.finish()
@@ -148,21 +147,23 @@ class TreeSender:
             directory.until = 0
 
     async def _entries(
-        self, directory: _Directory, listing: tasks.Listing
+        self, directory: _Directory, listing: tasks.Listing, scan: tasks.Scan | None
     ) -> AsyncGenerator[_Placed, None]:
         if listing.is_cache and self._options.exclude_caches:
-            listing = listing._replace(names=[tasks.CACHE_NAME], more=False)
+            listing, scan = listing._replace(names=[tasks.CACHE_NAME], more=False), None
         while True:
             names = listing.names
-            for first in range(0, len(names), SCANNED):
-                for each in await self._part(directory, names[first : first + SCANNED]):
+            for first in range(0, len(names), tasks.SCANNED):
+                if scan is None:
+                    scan = await self._scan(directory, names[first : first + tasks.SCANNED])
+                for each in await self._part(directory, self._found(directory, scan)):
                     yield each
+                scan = None
             if not listing.more:
                 return
             listing = await self._sender.pool.call(tasks.list_directory, directory.place, names[-1])
 
-    async def _part(self, directory: _Directory, names: Sequence[bytes]) -> list[_Placed]:
-        scanned = await self._scan(directory, names)
+    async def _part(self, directory: _Directory, scanned: list[Scanned]) -> list[_Placed]:
         entries: dict[bytes, Entry] = {}
         pages: list[bytes | None] = []
         files: list[Found] = []
@@ -178,7 +179,7 @@ class TreeSender:
                 entries[each.entry.name] = each.entry
 
         async def rescan(name: bytes) -> Scanned | None:
-            found = await self._scan(directory, [name])
+            found = self._found(directory, await self._scan(directory, [name]))
             return found[0] if found else None
 
         entries |= await self.files.send(directory.place, files, directory.until, rescan)
@@ -191,10 +192,14 @@ class TreeSender:
             if each.entry.name in entries
         ]
 
-    async def _scan(self, directory: _Directory, names: Sequence[bytes]) -> list[Scanned]:
-        scanned, skipped, sockets = await self._sender.pool.call(
+    async def _scan(self, directory: _Directory, names: Sequence[bytes]) -> tasks.Scan:
+        return await self._sender.pool.call(
             tasks.scan_names, directory.place, names, directory.filesystem
         )
+
+    def _found(self, directory: _Directory, scan: tasks.Scan) -> list[Scanned]:
+        """What is to be in the point; the rest is counted or reported."""
+        scanned, skipped, sockets = scan
         self.sockets += sockets
         for entry in skipped:
             self._report.warn(directory.place.child(entry.name).path, entry.code, entry.message)
