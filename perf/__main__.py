@@ -8,7 +8,7 @@ import argparse
 import sys
 from typing import Protocol
 
-from perf import compare
+from perf import compare, stages
 from perf.machine import Lacking
 
 
@@ -21,7 +21,7 @@ class Command(Protocol):
     def run(self, args: argparse.Namespace) -> int: ...
 
 
-COMMANDS: dict[str, Command] = {"compare": compare}
+COMMANDS: dict[str, Command] = {"compare": compare, "stages": stages}
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -1,7 +1,7 @@
 """Figures as lines of text: columns of programs, medians with their least and most."""
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 MIB = 2**20
@@ -35,10 +35,11 @@ def spread(values: Sequence[float], form: str) -> str:
     return f"{middle:{form}} [{least:{form}}-{most:{form}}]"
 
 
-def lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def lines(rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """The first column to the left, the others to the right, each as wide as it must be."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
+    every = list(rows)
+    widths = [max(map(len, column)) for column in zip(*every, strict=True)]
+    for row in every:
         cells = [f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)]
         yield "   ".join((f"{row[0]:<{widths[0]}}", *cells)).rstrip()
 

@@ -28,6 +28,7 @@ def test_it_measures_all_works_beside_restic_on_both_sides_and_leaves_nothing(tm
     assert all(each["server_pss"] > 2**20 for each in took)
 
 
+@pytest.mark.slow
 def test_near_and_alone_it_says_who_is_missing_and_measures_transfer(tmp_path):
     out, kept = perf(
         tmp_path, "compare", "--near", "--only", "incompressible", "--runs", 1,
