@@ -8,7 +8,7 @@ import argparse
 import sys
 from typing import Protocol
 
-from perf import compare, stages
+from perf import compare, micro, stages
 from perf.machine import Lacking
 
 
@@ -21,7 +21,11 @@ class Command(Protocol):
     def run(self, args: argparse.Namespace) -> int: ...
 
 
-COMMANDS: dict[str, Command] = {"compare": compare, "stages": stages}
+COMMANDS: dict[str, Command] = {
+    "compare": compare,
+    "stages": stages,
+    "micro": micro,
+}
 
 
 def make_parser() -> argparse.ArgumentParser:
