@@ -8,7 +8,7 @@ import argparse
 import sys
 from typing import Protocol
 
-from perf import compare, micro, stages
+from perf import compare, micro, scale, stages
 from perf.machine import Lacking
 
 
@@ -24,6 +24,7 @@ class Command(Protocol):
 COMMANDS: dict[str, Command] = {
     "compare": compare,
     "stages": stages,
+    "scale": scale,
     "micro": micro,
 }
 

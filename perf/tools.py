@@ -118,6 +118,10 @@ class Transfer(Tool):
     def restore(self, source: Path, target: Path) -> list[str]:
         return self._command("restore", "item", "--to", str(target))
 
+    def points(self) -> list[str]:
+        """The command that lists all points of the item."""
+        return self._command("points", "item")
+
 
 class Absolute(Tool):
     """It restores to whole paths below the target."""
