@@ -1,14 +1,14 @@
 """Measure transfer: beside its peers, stage by stage, against size, and part by part.
 
 Nothing else shall run on the machine. Each command prints a table, and keeps all of its figures
-with --json. With --quick it takes seconds, and the figures mean nothing.
+with --json; `plot` draws them. With --quick it takes seconds, and the figures mean nothing.
 """
 
 import argparse
 import sys
 from typing import Protocol
 
-from perf import compare, micro, scale, stages
+from perf import compare, micro, plot, scale, stages
 from perf.machine import Lacking
 
 
@@ -26,6 +26,7 @@ COMMANDS: dict[str, Command] = {
     "stages": stages,
     "scale": scale,
     "micro": micro,
+    "plot": plot,
 }
 
 

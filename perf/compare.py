@@ -17,6 +17,7 @@ from typing import Any
 
 from perf import results, tables, works
 from perf.available import PEERS, available, variant
+from perf.far_tools import Served
 from perf.measured import Measured, measure
 from perf.tables import Figure
 from perf.tools import Tool
@@ -72,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
             comparison.run(work, source)
             if args.data is None:
                 works.remove(source)
-            names = [tool.name for tool in tools]
-            print("", *tables.comparison(work.name, names, steps, comparison.figures), sep="\n")
+            heads = document["heads"]
+            print("", *tables.comparison(work.name, heads, steps, comparison.figures), sep="\n")
             print(*comparison.notes.get(work.name, ()), sep="\n", flush=True)
             document["took"] = [figure._asdict() for figure in comparison.figures]
             document["notes"] = comparison.notes
@@ -87,12 +88,17 @@ def _described(
     return {
         "versions": {tool.name: tool.version() for tool in tools},
         "about": {tool.name: tool.note for tool in tools if tool.note},
+        "heads": {tool.name: _head(tool, args.near) for tool in tools},
         "stores": "directories" if args.near else "behind HTTPS",
         "runs": args.runs,
         "works": {
             work.name: f"{work.what}: {work.amount(args.quick)} {work.unit}" for work in chosen
         },
     }
+
+
+def _head(tool: Tool, near: bool) -> str:
+    return tool.name if near or isinstance(tool, Served) else f"{tool.name} (near)"
 
 
 def _say(document: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Figures as lines of text: columns of programs, medians with their least and most."""
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 MIB = 2**20
@@ -69,18 +69,21 @@ def _mib(size: int | None) -> float | None:
 
 
 def comparison(
-    work: str, names: Sequence[str], steps: Sequence[str], figures: Sequence[Figure]
+    work: str, tools: Mapping[str, str], steps: Sequence[str], figures: Sequence[Figure]
 ) -> Iterator[str]:
-    """A work's table; behind each peer's figure is how many times ours it is."""
+    """A work's table, with the columns' heads by the *tools*' names.
+
+    Behind each peer's figure is how many times ours it is.
+    """
     of: dict[tuple[str, str], list[Figure]] = {}
     for figure in figures:
         if figure.work == work:
             of.setdefault((figure.tool, figure.step), []).append(figure)
-    rows = [[work, *names]]
+    rows = [[work, *tools.values()]]
     wanted = [(column, step) for column in COLUMNS for step in steps]
     wanted.insert(len(steps), (STORED, steps[0]))
     for column, step in wanted:
-        every = [map(column.value, of.get((name, step), ())) for name in names]
+        every = [map(column.value, of.get((name, step), ())) for name in tools]
         values = [[value for value in each if value is not None] for each in every]
         if any(values):
             rows.append([f"{column.name}{step}, {column.unit}", *_cells(values, column.form)])

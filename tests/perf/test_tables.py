@@ -22,9 +22,10 @@ def test_each_peers_figure_is_followed_by_how_many_times_ours_it_is():
         figure("peer", "backup", 9.0, stored=6 * 2**20),
         figure("peer", "again", 7.0)._replace(work="another"),
     ]
-    table = list(comparison("image", ["ours", "peer"], ["backup", "restore"], figures))
+    heads = {"ours": "ours", "peer": "peer (near)"}
+    table = list(comparison("image", heads, ["backup", "restore"], figures))
     assert table == [
-        "image                                   ours           peer",
+        "image                                   ours    peer (near)",
         "backup, s                   3.00 [2.00-4.00]   9.00   3.00x",
         "restore, s                              1.00      -",
         "stored after backup, MiB       3.0 [3.0-3.0]    6.0   2.00x",
