@@ -41,8 +41,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--runs", type=int, default=3, metavar="N", help="of each program (default: 3)")
     add("--step", action="append", choices=STEPS, metavar="STEP",
         help=f"{'; '.join(STEPS)}; may be repeated. The first backup is always made")  # fmt: skip
-    add("--far", action="store_true", help="stores behind HTTPS, on loopback (the default)")
-    add("--near", action="store_true", help="stores in directories, without servers")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--far", action="store_true",
+        help="stores behind HTTPS, on loopback (the default)")  # fmt: skip
+    where.add_argument("--near", action="store_true",
+        help="stores in directories, without servers")  # fmt: skip
     add("--peer", action="append", choices=[*PEERS, "none"], metavar="NAME",
         help=f"{', '.join(PEERS)} or none; may be repeated (default: all that are installed)"
         )  # fmt: skip

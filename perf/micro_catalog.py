@@ -57,15 +57,18 @@ class Table:
 
     def finding(self, there: bool, calls: int) -> Callable[[], int]:
         def work() -> int:
-            for _ in range(calls):
-                ids = self._chosen.sample(self._there, min(LOOKED_UP, len(self._there)))
-                if not there:
-                    ids = [bytes(reversed(each)) for each in ids]
-                with self.catalog.begin() as connection:
-                    find_frames(connection, DOMAIN, [Reference(DATA, each) for each in ids])
-            return calls * len(ids)
+            return sum(self.look_up(there)[0] for _ in range(calls))
 
         return work
+
+    def look_up(self, there: bool) -> tuple[int, int]:
+        """How many are asked for in one call, and how many of them found: all, or none."""
+        ids = self._chosen.sample(self._there, min(LOOKED_UP, len(self._there)))
+        if not there:
+            ids = [bytes(reversed(each)) for each in ids]
+        with self.catalog.begin() as connection:
+            found = find_frames(connection, DOMAIN, [Reference(DATA, each) for each in ids])
+        return len(ids), sum(map(bool, found.values()))
 
     def _row(self) -> FrameRow:
         number, id = next(self._numbers), self._chosen.randbytes(32)

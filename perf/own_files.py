@@ -52,8 +52,7 @@ def _below(top: Path, seen: list[Path]) -> Iterator[Found]:
         here = Path(place)
         directories[:] = sorted(
             name for name in directories
-            if not (here / name).is_symlink()
-            and here / name not in seen and (here / name).stat().st_dev == device
+            if here / name not in seen and os.lstat(here / name).st_dev == device
         )  # fmt: skip
         for name in sorted(names):
             status = os.lstat(here / name)

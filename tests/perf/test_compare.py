@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 
+from perf.available import available, variant
 from perf.compare import STEPS, Comparison
 from perf.tools import Tool
 from perf.works import DEFAULT, Work
@@ -14,6 +15,7 @@ ALONE = "/bin-of-nobody"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_it_measures_all_works_beside_restic_on_both_sides_and_leaves_nothing(tmp_path):
     for name, package in (("restic", "restic"), ("rclone", "rclone"), ("mke2fs", "e2fsprogs")):
         tool(name, package)
@@ -40,6 +42,37 @@ def test_near_and_alone_it_says_who_is_missing_and_measures_transfer(tmp_path):
         (name, step) for name in ("transfer", "raw") for step in STEPS[:2]
     ]
     assert all(each["server_cpu"] is None for each in kept["took"])
+
+
+@pytest.mark.slow
+def test_every_peer_that_is_here_restores_what_it_backed_up(tmp_path):
+    tool("rclone", "rclone")
+    _, kept = perf(tmp_path, "compare", "--near", "--runs", 1, "--only", "tree")
+    assert "rclone" in kept["heads"]
+    assert not [note for note in kept["notes"]["tree"] if "failed" in note]
+    restored = [each["tool"] for each in kept["took"] if each["step"] == STEPS[3]]
+    assert restored == list(kept["heads"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("fast", "not NAME=ARGS"), ("=--full", "not NAME=ARGS"), ("../up=--full", "not NAME=ARGS"),
+     ("restic=--full", "a program of its own"), ("transfer=", "a program of its own")],
+)  # fmt: skip
+def test_a_variants_name_is_one_of_a_column_and_a_directory_of_its_own(text, said):
+    with pytest.raises(ValueError, match=said):
+        variant(text)
+    assert variant("zstd-2=--compression fast") == ("zstd-2", "--compression fast")
+
+
+def test_a_variants_words_go_to_each_backup_and_to_nothing_else(tmp_path):
+    ours, fast = available(tmp_path, True, {"fast": "--compression fast"}, [])
+    source = tmp_path / "source"
+    for everything in (False, True):
+        assert "--compression fast" in " ".join(fast.backup(source, everything=everything))
+    assert "--compression" not in ours.backup(source)
+    assert "--compression" not in fast.restore(source, tmp_path)
+    assert ours.store != fast.store
 
 
 class Copier(Tool):

@@ -70,5 +70,6 @@ def test_look_ups_find_what_is_there_and_nothing_else(tmp_path):
     assert table.inserting(4, 10)() == 12
     with catalog.begin() as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM frames").scalar() == 12
+    assert (table.look_up(True), table.look_up(False)) == ((12, 12), (12, 0))
     assert table.finding(True, 2)() == 24
     catalog.close()

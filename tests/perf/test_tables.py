@@ -20,7 +20,7 @@ def test_each_peers_figure_is_followed_by_how_many_times_ours_it_is():
         figure("ours", "backup", 4.0, 1, server_cpu=0.5),
         figure("ours", "restore", 1.0, sent=2**19),
         figure("peer", "backup", 9.0, stored=6 * 2**20),
-        figure("peer", "again", 7.0)._replace(work="another"),
+        figure("peer", "backup", 7.0)._replace(work="another"),
     ]
     heads = {"ours": "ours", "peer": "peer (near)"}
     table = list(comparison("image", heads, ["backup", "restore"], figures))
