@@ -20,7 +20,7 @@ from perf.machine import Lacking
 MIB = 2**20
 LARGEST = MIB  # of a tree's files; larger ones are what an image is measured with
 TREE_BYTES = 1_500_000_000
-IMAGE_PART = 0.725  # of an image's size is files: 2.9 GiB of 4
+IMAGE_PART = 0.725  # of an image's size is files: whole blocks, with their directories
 PARTS = 16  # of these at least: no single file is much of an image
 BLOCK = 4096
 _TOPS = ("/usr", sys.base_prefix, "/opt")
