@@ -1,7 +1,6 @@
 """The same programs with their stores behind HTTPS, on loopback: TLS on both, one server each."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import time
 from abc import abstractmethod
 from pathlib import Path
 
+from perf.pss import living
 from perf.tools import Restic, Tool, Transfer
 
 _PATIENCE = 30.0  # seconds for a server to start
@@ -42,8 +42,7 @@ class FarTransfer(Transfer, Served):
     """`transfer vault serve`, with a machine that registered as any does."""
 
     def _command(self, *words: str) -> list[str]:
-        places = ("--state", self.top / "state", "--passphrase-file", self.secret)
-        return [sys.executable, "-m", "transfer", *words, *map(str, places), "--quiet"]
+        return self._agent(*words, "--state", str(self.top / "state"))
 
     def _vault(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "transfer", "vault", *words, "--quiet"]
@@ -54,17 +53,16 @@ class FarTransfer(Transfer, Served):
     def reset(self) -> None:
         super().reset()
         credential = str(self.top / "credential")
-        self._run(self._vault("init", str(self.store)))
+        self.run(self._vault("init", str(self.store)))
         self.start()
-        self._run(self._vault("credentials", str(self.store), "--out", credential))
-        self._run(self._command("register", credential, "--name", "bench"))
-
-    def _run(self, command: list[str]) -> None:
-        subprocess.run(command, check=True, env=self.environment, stdout=subprocess.DEVNULL)
+        self.run(self._vault("credentials", str(self.store), "--out", credential))
+        self.run(self._command("register", credential, "--name", "bench"))
 
 
 class FarRestic(Restic, Served):
     """Debian's restic and rclone: `rclone serve restic` with TLS, defaults throughout."""
+
+    package, needs = "apt install restic rclone openssl", ("restic", "rclone", "openssl")
 
     def _command(self, *words: str) -> list[str]:
         places = ("--repo", f"rest:https://127.0.0.1:{self.port}/", "--password-file", self.secret)
@@ -81,7 +79,7 @@ class FarRestic(Restic, Served):
         self.store.mkdir()
         _make_certificate(self.top)
         self.start()
-        subprocess.run(self._command("init"), check=True, env=self.environment)
+        self.run(self._command("init"))
 
 
 def _make_certificate(top: Path) -> None:
@@ -111,15 +109,13 @@ def _wait_for(port: int) -> None:
 
 
 def cpu_of(pid: int) -> float:
-    """Seconds that the process has computed so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    """Seconds that the process and its living children have computed so far."""
+    return sum(map(_cpu, living(pid)))
+
+
+def _cpu(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def available(top: Path) -> list[Tool]:
-    tools: list[Tool] = [FarTransfer(top / "transfer")]
-    if shutil.which("restic") and shutil.which("rclone") and shutil.which("openssl"):
-        tools.append(FarRestic(top / "restic"))
-    else:
-        print("restic, rclone and openssl are not all installed: transfer is measured alone")
-    return tools

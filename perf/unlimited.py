@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import transfer
-from perf.bench import machine
+from perf.machine import machine
 from perf.wire import PASSPHRASE, registered, served
 from transfer.policy.rates import parse_size
 from transfer.policy.token_bucket import MAX_QUANTUM

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import transfer
-from perf.bench import machine
+from perf.machine import machine
 from perf.relay import BIN, Relay
 from transfer.formats import credential
 from transfer.jobs.keyring import Secret
