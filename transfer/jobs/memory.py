@@ -42,8 +42,9 @@ def with_children(pid: int, without: int = 0) -> list[int]:
     """*pid* and all its living descendants, but for the process *without* and its own."""
     found = [pid]
     for process in found:  # grows on the way
-        for children in Path(f"/proc/{process}/task").glob("*/children"):
-            with suppress(OSError):
+        with suppress(OSError):  # it ends in this moment
+            threads = os.listdir(f"/proc/{process}/task")
+            for children in (Path(f"/proc/{process}/task/{each}/children") for each in threads):
                 found += [int(child) for child in children.read_text().split()
                           if int(child) != without]  # fmt: skip
     return found
