@@ -18,12 +18,14 @@ from transfer.pipeline.files import Report
 from transfer.pipeline.overwrite import Fate, Wanted
 from transfer.pipeline.receive_files import FileReceiver, ReceiveOptions
 from transfer.pipeline.receive_streams import Received
+from transfer.pipeline.units import shared_block
 from transfer.pipeline.workers import Pool
 from transfer.pipeline.write_tasks import There
 from transfer.targets import may_pass
 
 BRANCHES = 16
 MAX_SMALL = 128
+MOST_SMALL = 512  # where slices of one block follow each other
 
 
 class TreeReceiver:
@@ -79,11 +81,11 @@ class TreeReceiver:
                 continue
             if is_directory:
                 branches.append(await self._branch(self.directory(place, entry, below)))
-            else:
-                others.append(entry)
-            if len(others) == MAX_SMALL:
+                continue
+            if _is_enough(others, entry):
                 await self._others(place, others, path)
                 others = []
+            others.append(entry)
         await self._others(place, others, path)
         if branches:
             await asyncio.wait(branches)
@@ -133,3 +135,15 @@ class TreeReceiver:
         except (FrameMissing, FormatError) as error:
             self._files.damage(path, [str(error)])
             return entry._replace(xattr_stream=None)
+
+
+def _is_enough(entries: Sequence[Entry], following: Entry) -> bool:
+    """Whether they are to be given back before the *following* one is looked at.
+
+    What is a slice of the same block as the last of them can come from the same fetch.
+    """
+    if len(entries) < MAX_SMALL:
+        return False
+    block = shared_block(following.content)
+    follows = block is not None and shared_block(entries[-1].content) == block
+    return not follows or len(entries) >= MOST_SMALL
