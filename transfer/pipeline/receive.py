@@ -18,14 +18,13 @@ from transfer.pipeline.files import Report
 from transfer.pipeline.overwrite import Fate, Wanted
 from transfer.pipeline.receive_files import FileReceiver, ReceiveOptions
 from transfer.pipeline.receive_streams import Received
-from transfer.pipeline.units import shared_block
 from transfer.pipeline.workers import Pool
 from transfer.pipeline.write_tasks import There
 from transfer.targets import may_pass
 
 BRANCHES = 16
-MAX_SMALL = 128
-MOST_SMALL = 512  # where slices of one block follow each other
+MAX_SMALL = 512
+ENOUGH = 128  # where a page ends: slices of one block stand on one page
 
 
 class TreeReceiver:
@@ -74,18 +73,19 @@ class TreeReceiver:
         damaged: list[str] = []
         others: list[Entry] = []
         branches: list[asyncio.Task[None]] = []
-        async for entry, _ in self._nodes.entries(root, damaged):
-            below = path + b"/" + entry.name
+        last: Reference | None = None
+        async for entry, page in self._nodes.entries(root, damaged):
+            if len(others) >= (ENOUGH if page != last else MAX_SMALL):
+                await self._others(place, others, path)
+                others = []
+            last, below = page, path + b"/" + entry.name
             is_directory = entry.type is FileType.DIRECTORY
             if not self._selected(below, is_directory):
                 continue
             if is_directory:
                 branches.append(await self._branch(self.directory(place, entry, below)))
-                continue
-            if _is_enough(others, entry):
-                await self._others(place, others, path)
-                others = []
-            others.append(entry)
+            else:
+                others.append(entry)
         await self._others(place, others, path)
         if branches:
             await asyncio.wait(branches)
@@ -135,15 +135,3 @@ class TreeReceiver:
         except (FrameMissing, FormatError) as error:
             self._files.damage(path, [str(error)])
             return entry._replace(xattr_stream=None)
-
-
-def _is_enough(entries: Sequence[Entry], following: Entry) -> bool:
-    """Whether they are to be given back before the *following* one is looked at.
-
-    What is a slice of the same block as the last of them can come from the same fetch.
-    """
-    if len(entries) < MAX_SMALL:
-        return False
-    block = shared_block(following.content)
-    follows = block is not None and shared_block(entries[-1].content) == block
-    return not follows or len(entries) >= MOST_SMALL
