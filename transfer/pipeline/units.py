@@ -9,13 +9,13 @@ from typing import NamedTuple, TypeVar
 
 from transfer.formats.entry import Content, Entry, Slice
 from transfer.formats.reference import Reference
+from transfer.pipeline.grouping import SHARED_BLOCK
 from transfer.pipeline.overwrite import Wanted
 from transfer.pipeline.receive_streams import Extents
 from transfer.pipeline.tasks import BATCH
 from transfer.pipeline.write_tasks import FrameAt, Piece
 
 T = TypeVar("T")
-SHARED_BLOCK = 2**20  # bytes that writers put into a shared block at most; the format has a larger
 
 
 class Planned(NamedTuple):
