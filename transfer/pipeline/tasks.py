@@ -150,7 +150,7 @@ def read_files(
 
     Those of a group share a block, but for files of zeros, and what changes or cannot be read.
     """
-    room = memoryview(bytearray(BATCH))
+    room = memoryview(bytearray(sum(file.stat.size for group in groups for file in group)))
     found = FilesRead([], [])
     for group in groups:
         reads: list[FileRead] = []
