@@ -4,7 +4,6 @@ Files of more than INLINE_MAX and at most SHARED_MAX bytes are put back to back 
 in the order of their names. A shared block ends
 
     before a file with which it would be larger than SHARED_BLOCK, or than the item's block size
-    with MAX_FILES files
     after a name after which a page of the directory ends
 
 so it depends on names, sizes and contents alone, and what one file more, less or other changes ends
@@ -23,8 +22,8 @@ from transfer.sources.base import Scanned
 from transfer.sources.quiet import SETTLED
 
 MAX_FILES = 256  # read in one task
-SHARED_MAX = 128 * 2**10
-SHARED_BLOCK = 2**20
+SHARED_MAX = 64 * 2**10
+SHARED_BLOCK = 256 * 2**10
 
 
 class Found(NamedTuple):
@@ -77,7 +76,7 @@ def grouped(files: Sequence[Found], block_size: int) -> list[Group]:
         if not each.may_share(block_size):
             groups.append([each])
             continue
-        if each.run != run or each.size > room or len(last) == MAX_FILES:
+        if each.run != run or each.size > room:
             last, room, run = [], min(SHARED_BLOCK, block_size), each.run
             groups.append(last)
         last.append(each)

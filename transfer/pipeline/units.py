@@ -9,13 +9,13 @@ from typing import NamedTuple, TypeVar
 
 from transfer.formats.entry import Content, Entry, Slice
 from transfer.formats.reference import Reference
-from transfer.pipeline.grouping import SHARED_BLOCK
 from transfer.pipeline.overwrite import Wanted
 from transfer.pipeline.receive_streams import Extents
 from transfer.pipeline.tasks import BATCH
 from transfer.pipeline.write_tasks import FrameAt, Piece
 
 T = TypeVar("T")
+LIKELY = 2**20  # bytes of a shared block; at most it has MAX_BLOCK
 
 
 class Planned(NamedTuple):
@@ -64,8 +64,8 @@ def shared_block(content: Content) -> Reference | None:
 
 
 def block_weight(slices: Iterable[Piece]) -> int:
-    """Bytes of the block, as far as its slices tell: no less than what writers make of it."""
-    return max(SHARED_BLOCK, *((each.start or 0) + each.size for each in slices))
+    """Bytes that the block has at least, or is taken to have: its slices do not tell its end."""
+    return max(LIKELY, *((each.start or 0) + each.size for each in slices))
 
 
 def by_block(all: Iterable[T], block: Callable[[T], Reference | None]) -> list[list[T]]:
