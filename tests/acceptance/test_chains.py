@@ -23,7 +23,7 @@ TURNS = [0, 1, 0, 0, 1]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Files need no age before their times prove something: clocks here are fine enough."""
-    monkeypatch.setattr("transfer.pipeline.files.SETTLED", 0)
+    monkeypatch.setattr("transfer.pipeline.grouping.SETTLED", 0)
     monkeypatch.setattr("transfer.sources.quiet.SETTLED", 0)
     monkeypatch.setattr(wrap, "MEMORY", 19 * 1024)
     monkeypatch.setattr(wrap, "PASSES", 1)

@@ -52,7 +52,8 @@ async def test_content_that_looks_like_a_node_is_not_taken_for_it(machine, tmp_p
     for number, (children, plain) in enumerate(nodes):
         size = len(children).to_bytes(4, "little")
         for how, content in enumerate((plain, children, children + plain, children + plain + size)):
-            (top / f"{number}-{how}").write_bytes(content)
+            (top / f"{number}-{how}").mkdir()  # in one directory they would share blocks
+            (top / f"{number}-{how}" / "file").write_bytes(content)
     made = await machine.backup(top, block_size=BLOCK)
     assert made.blocks_new >= 5
     ids = Counter(reference.id for reference in frames_of(machine.vault))

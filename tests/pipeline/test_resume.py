@@ -9,7 +9,8 @@ from transfer.files.directories import Place
 from transfer.files.metadata import to_stat
 from transfer.formats.reference import Kind, Reference, tag_of
 from transfer.formats.stream import MIN_BLOCK
-from transfer.pipeline.files import FileSender, Found
+from transfer.pipeline.files import FileSender
+from transfer.pipeline.grouping import Found
 from transfer.pipeline.resume import Proofs
 from transfer.pipeline.streams import send_stream
 from transfer.sources.base import OpenDirectories

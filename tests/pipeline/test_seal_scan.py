@@ -33,8 +33,9 @@ def vault(tmp_path_factory):
     (top / "secret").write_text(PASSPHRASE)
     tree = top / "tree"
     for number in range(FILES):
-        (tree / f"directory {number % 8}").mkdir(parents=True, exist_ok=True)
-        name = f"directory {number % 8}/file {number}"
+        # In one directory they would share blocks.
+        (tree / f"directory {number}").mkdir(parents=True)
+        name = f"directory {number}/file {number}"
         (tree / name).write_bytes(os.urandom(20_000 + number))
     (top / "disk").write_bytes(os.urandom(DISK))
     run(top, "backup", "home", tree, "--workers", 3)

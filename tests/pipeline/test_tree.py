@@ -24,8 +24,9 @@ def top(tmp_path):
 
 async def sent(sending, notes, top, parent=None, **options):
     """(root, entries by path, sender's counters, tree) of one run over *top*."""
+    workers = options.pop("workers", 0)
     chosen = TreeOptions(2**20, Globs(options.pop("exclude", [])), **options)
-    async with sending(trust_parent=parent is not None) as line:
+    async with sending(workers, trust_parent=parent is not None) as line:
         tree = TreeSender(line.sender, line.nodes, chosen, notes, line.group)
         root = await tree.send(
             Place(os.fsencode(top)), top.stat().st_dev, parent and parent.reference

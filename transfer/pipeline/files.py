@@ -6,22 +6,30 @@ and read again; if it changes again, it is read as it comes, and reported: it ma
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from itertools import islice
+from typing import Protocol
 
 from transfer.files.directories import Place
-from transfer.formats.entry import Content, Entry, FileType, Inline
-from transfer.formats.stream import Descriptor, block_count
+from transfer.formats.entry import Content, Entry, FileType, Inline, Slice
+from transfer.formats.reference import Reference
+from transfer.formats.stream import Descriptor
 from transfer.pipeline import tasks
 from transfer.pipeline.fetch import NodeReader
-from transfer.pipeline.resume import Proof, Proofs
+from transfer.pipeline.grouping import (
+    Found,
+    Group,
+    batched,
+    grouped,
+    ids_of,
+    noted,
+    recalled,
+)
+from transfer.pipeline.resume import Proof, Proofs, key_of_all
 from transfer.pipeline.send import Sender, Stored
 from transfer.pipeline.streams import assemble, send_stream
 from transfer.pipeline.workers import Leased
 from transfer.sources.base import Scanned
-from transfer.sources.quiet import SETTLED
 from transfer.sources.reading import SourceChanged, SourceFile
-
-MAX_BATCH = 256  # files read in one task
 
 
 class Report(Protocol):
@@ -37,32 +45,6 @@ class FileCounts:
     bytes_source: int = 0
     torn: bool = False
     """A file kept changing while it was read."""
-
-
-class Found(NamedTuple):
-    """A file as it was scanned, and what the parent point has under its name."""
-
-    scanned: Scanned
-    before: Entry | None
-
-    @property
-    def name(self) -> bytes:
-        return self.scanned.entry.name
-
-    def is_unchanged(self, until: int, block_size: int) -> bool:
-        """True if the parent's stat, trusted for ctimes below *until*, proves it.
-
-        What is mounted over a single name was not synced, and may be where no write is stamped.
-        """
-        entry, before = self.scanned.entry, self.before
-        return (
-            before is not None and not self.scanned.is_mounted
-            and before.type is FileType.FILE and before.size == self.scanned.stat.size
-            and (before.mtime, before.ctime) == (entry.mtime, entry.ctime)
-            and before.handle == entry.handle and entry.ctime < until - SETTLED
-            and not (isinstance(before.content, Descriptor)
-                     and before.content.block_size != block_size)
-        )  # fmt: skip
 
 
 Rescan = Callable[[bytes], Awaitable[Scanned | None]]
@@ -97,7 +79,7 @@ class FileSender:
                 small.append(each)
             else:
                 await self._large(place, each, contents, again)
-        for batch in _batches(small):
+        for batch in batched(grouped(small, self._block_size)):
             await self._small(place, batch, contents, again)
         entries = {
             each.name: self._finished(each.scanned, contents[each.name])
@@ -138,12 +120,13 @@ class FileSender:
             self._unreadable(place, each.name, "unreadable", error.strerror or str(error))
 
     async def _small(
-        self, place: Place, batch: Sequence[Found], contents: dict[bytes, Content],
+        self, place: Place, batch: Sequence[Group], contents: dict[bytes, Content],
         again: list[Found],
     ) -> None:  # fmt: skip
         batch = await self._not_recalled(batch, contents)
-        reads = await self._read(place, [each.scanned for each in batch], True)
-        for each, read in zip(batch, reads, strict=True):
+        reads = await self._read(place, batch, True)
+        files = [each for group in batch for each in group]
+        for each, read in zip(files, reads, strict=True):
             if read.code in ("changed", "replaced"):
                 again.append(each)
             elif read.code:
@@ -152,26 +135,25 @@ class FileSender:
                 contents[each.name] = await self._content(each.scanned, read)
 
     async def _not_recalled(
-        self, batch: Sequence[Found], contents: dict[bytes, Content]
-    ) -> list[Found]:
-        """Those of *batch* that no interrupted run has read."""
-        keys = [self._key(each.scanned) for each in batch]
+        self, batch: Sequence[Group], contents: dict[bytes, Content]
+    ) -> list[Group]:
+        """Those of *batch* that no interrupted run has read as they are."""
+        keys = [self._key(group) for group in batch]
         asked = [
-            (key, block_count(each.scanned.stat.size, self._block_size))
-            for key, each in zip(keys, batch, strict=True) if key is not None
+            (key, noted(group, self._block_size))
+            for key, group in zip(keys, batch, strict=True) if key is not None
         ]  # fmt: skip
         known = await self._sender.recalled(asked)
-        recalled = dict(zip((key for key, _ in asked), known, strict=True))
-        left: list[Found] = []
-        for each, key in zip(batch, keys, strict=True):
-            ids = recalled.get(key) if key is not None else None
+        found = dict(zip((key for key, _ in asked), known, strict=True))
+        left: list[Group] = []
+        for group, key in zip(batch, keys, strict=True):
+            ids = found.get(key) if key is not None else None
             if ids is None:
-                left.append(each)
+                left.append(group)
                 continue
-            size = each.scanned.stat.size
-            contents[each.name] = await assemble(self._sender, size, self._block_size, ids)
-            self._remember(each.scanned, contents[each.name])
-            self._sender.sent.bytes_resumed += size
+            for each, read in zip(group, recalled(group, ids), strict=True):
+                contents[each.name] = await self._content(each.scanned, read)
+                self._sender.sent.bytes_resumed += each.size
         return left
 
     def _proof(self, scanned: Scanned) -> Proof | None:
@@ -179,9 +161,14 @@ class FileSender:
             return None
         return self._proofs.of(scanned.stat, scanned.entry.handle)
 
-    def _key(self, scanned: Scanned) -> bytes | None:
-        proof = self._proof(scanned)
-        return proof and proof.key(0, scanned.stat.size)
+    def _key(self, group: Group) -> bytes | None:
+        keys: list[bytes] = []
+        for each in group:
+            proof = self._proof(each.scanned)
+            if proof is None:
+                return None
+            keys.append(proof.key(0, each.size))
+        return keys[0] if len(keys) == 1 else key_of_all(keys)
 
     async def _again(self, place: Place, each: Found, rescan: Rescan) -> Entry | None:
         """Scan and read *each* once more, and at last without minding that it changes."""
@@ -212,7 +199,7 @@ class FileSender:
         """Raises SourceChanged or OSError."""
         if scanned.stat.size > tasks.BATCH:
             return await self._stream(place, scanned, before, strict)
-        read = (await self._read(place, [scanned], strict))[0]
+        read = (await self._read(place, [[Found(scanned, before)]], strict))[0]
         if read.code in ("changed", "replaced"):
             raise SourceChanged(read.code, scanned.entry.name)
         if read.code:
@@ -232,33 +219,41 @@ class FileSender:
         return content
 
     async def _read(
-        self, place: Place, scanned: Sequence[Scanned], strict: bool
+        self, place: Place, groups: Sequence[Group], strict: bool
     ) -> list[tasks.FileRead]:
-        if not scanned:
+        """Of each file in order."""
+        if not groups:
             return []
-        files = [SourceFile(place, each.entry.name, each.stat) for each in scanned]
+        files = [
+            [SourceFile(place, each.name, each.scanned.stat) for each in group] for group in groups
+        ]
 
         async def work(worker: Leased) -> tuple[list[tasks.FileRead], Stored | None]:
-            found: list[tasks.FileRead] = await worker.call(
+            found: tasks.FilesRead = await worker.call(
                 tasks.read_files, files, self._block_size, strict
             )
-            ids = [id for read in found for id in read.ids]
-            return found, await self._sender.blocks(worker, ids)
+            return found.files, await self._sender.blocks(worker, found.ids)
 
         reads, stored = await self._sender.pool.run(work)
         await self._sender.arrived(stored)
-        self._sender.sent.bytes_read += sum(file.stat.size for file in files)
+        self._sender.sent.bytes_read += sum(each.size for group in groups for each in group)
         if strict:
-            keys = (self._key(each) for each in scanned)
-            await self._sender.note(
-                [(key, read.ids) for key, read in zip(keys, reads, strict=True) if key and read.ids]
-            )
+            await self._note(groups, reads)
         return reads
+
+    async def _note(self, groups: Sequence[Group], reads: Sequence[tasks.FileRead]) -> None:
+        left = iter(reads)
+        ids = [(group, ids_of(list(islice(left, len(group))))) for group in groups]
+        keys = [(self._key(group), some) for group, some in ids if some]
+        await self._sender.note([(key, some) for key, some in keys if key is not None])
 
     async def _content(self, scanned: Scanned, read: tasks.FileRead) -> Content:
         content: Content
         if read.inline is not None:
             content = Inline(read.inline)
+        elif read.offset is not None and read.ids[0] is not None:
+            block = Reference(tasks.DATA, read.ids[0])
+            content = Slice(block, read.offset, scanned.stat.size)
         else:
             size, ids = scanned.stat.size, read.ids
             content = await assemble(self._sender, size, self._block_size, ids)
@@ -272,17 +267,3 @@ class FileSender:
         self.counts.torn = True
         message = "it changed while it was read; it may be torn"
         self._report.warn(place.child(name).path, "changed", message)
-
-
-def _batches(small: Sequence[Found]) -> list[list[Found]]:
-    """Runs of files, together at most what one lane keeps."""
-    batches: list[list[Found]] = []
-    size = 0
-    for each in small:
-        length = each.scanned.stat.size
-        if not batches or size + length > tasks.BATCH or len(batches[-1]) == MAX_BATCH:
-            batches.append([])
-            size = 0
-        batches[-1].append(each)
-        size += length
-    return batches

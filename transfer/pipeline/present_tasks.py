@@ -2,7 +2,10 @@
 
 import os
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from itertools import accumulate
+from operator import itemgetter
 from typing import NamedTuple
 
 from transfer.errors import TargetRefused
@@ -10,6 +13,8 @@ from transfer.files.directories import Place
 from transfer.files.metadata import Stat
 from transfer.files.system import read_from_disk
 from transfer.formats.entry import Entry
+from transfer.formats.reference import Reference
+from transfer.formats.stream import MAX_BLOCK
 from transfer.pipeline.worker_process import Lane
 from transfer.pipeline.write_tasks import HeldImage, Piece, WriteTools, Written
 from transfer.sources.reading import data_extents, read_into
@@ -60,8 +65,48 @@ def copy_present(
 def keep_files(
     lane: Lane[WriteTools], place: Place, files: Sequence[Existing]
 ) -> list[Written | None]:
-    """Those that are whole stay, and get the metadata of their entries; None: it differs."""
-    return [_kept(lane, place, file) for file in files]
+    """Those that are whole stay, and get the metadata of their entries; None: it differs.
+
+    A slice has no ID. It is seen to be whole together with all others of its block, else not.
+    """
+    whole = _whole_blocks(lane, place, files)
+    return [_kept(lane, place, file, whole) for file in files]
+
+
+def _whole_blocks(
+    lane: Lane[WriteTools], place: Place, files: Sequence[Existing]
+) -> set[Reference]:
+    """Shared blocks, each made up by those of *files* that are its slices."""
+    parts: dict[Reference, list[tuple[int, Existing]]] = {}
+    for file in files:
+        for piece in file.pieces:
+            if piece.start is not None and file.stat.size == piece.size:
+                parts.setdefault(piece.reference, []).append((piece.start, file))
+    whole: set[Reference] = set()
+    for reference, slices in parts.items():
+        block = _joined(lane, place, slices)
+        if block is not None and lane.tools.identify(block) == reference.id:
+            whole.add(reference)
+    return whole
+
+
+def _joined(
+    lane: Lane[WriteTools], place: Place, slices: list[tuple[int, Existing]]
+) -> bytearray | None:
+    """What stands in the files; None if there are gaps between the slices, or it is no block."""
+    slices.sort(key=itemgetter(0))
+    ends = [0, *accumulate(file.stat.size for _, file in slices)]
+    if [start for start, _ in slices] != ends[:-1] or ends[-1] > MAX_BLOCK:
+        return None
+    block = bytearray(ends[-1])
+    try:
+        for start, file in slices:
+            with lane.tools.target.existing_file(place, file.entry.name, file.stat) as fd:
+                read_from_disk(fd)
+                read_into(fd, 0, memoryview(block)[start : start + file.stat.size])
+    except (OSError, TargetRefused):
+        return None
+    return block
 
 
 def is_whole(
@@ -90,10 +135,13 @@ def keep_special(lane: Lane[WriteTools], place: Place, entry: Entry, stat: Stat)
 
 def keep_large(lane: Lane[WriteTools], place: Place, entry: Entry, stat: Stat) -> Written | None:
     """As `keep_files`, of a file all of whose parts were seen to be whole."""
-    return _kept(lane, place, Existing(entry, stat, None, (), ()))
+    return _kept(lane, place, Existing(entry, stat, None, (), ()), set())
 
 
-def _kept(lane: Lane[WriteTools], place: Place, file: Existing) -> Written | None:
+def _kept(
+    lane: Lane[WriteTools], place: Place, file: Existing, whole: AbstractSet[Reference]
+) -> Written | None:
+    """*whole* blocks are known to stand there."""
     target, name = lane.tools.target, file.entry.name
     if file.stat.size != file.entry.size or not target.may_keep(file.entry, file.stat):
         return None
@@ -102,12 +150,15 @@ def _kept(lane: Lane[WriteTools], place: Place, file: Existing) -> Written | Non
             read_from_disk(fd)
             inline = file.inline or b""
             same = os.pread(fd, len(inline), 0) == inline
-            if not same or not _has(lane, fd, file.pieces, file.zeros):
+            left = [
+                each for each in file.pieces if each.start is None or each.reference not in whole
+            ]
+            if not same or not _has(lane, fd, left, file.zeros):
                 return None
         failed = target.keep(place, file.entry, file.stat)
     except (OSError, TargetRefused):
         return None
-    return Written(file.stat.identity, tuple(failed))
+    return Written(file.stat.identity, tuple(failed), kept=True)
 
 
 def _has(

@@ -23,7 +23,8 @@ from transfer.pipeline.write_tasks import There
 from transfer.targets import may_pass
 
 BRANCHES = 16
-MAX_SMALL = 128
+MAX_SMALL = 512
+ENOUGH = 128  # where a page ends: slices of one block stand on one page
 
 
 class TreeReceiver:
@@ -72,8 +73,12 @@ class TreeReceiver:
         damaged: list[str] = []
         others: list[Entry] = []
         branches: list[asyncio.Task[None]] = []
-        async for entry, _ in self._nodes.entries(root, damaged):
-            below = path + b"/" + entry.name
+        last: Reference | None = None
+        async for entry, page in self._nodes.entries(root, damaged):
+            if len(others) >= (ENOUGH if page != last else MAX_SMALL):
+                await self._others(place, others, path)
+                others = []
+            last, below = page, path + b"/" + entry.name
             is_directory = entry.type is FileType.DIRECTORY
             if not self._selected(below, is_directory):
                 continue
@@ -81,9 +86,6 @@ class TreeReceiver:
                 branches.append(await self._branch(self.directory(place, entry, below)))
             else:
                 others.append(entry)
-            if len(others) == MAX_SMALL:
-                await self._others(place, others, path)
-                others = []
         await self._others(place, others, path)
         if branches:
             await asyncio.wait(branches)

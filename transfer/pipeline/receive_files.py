@@ -5,15 +5,15 @@ not be written, is named, and everything else is given back.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from blake3 import blake3
 
 from transfer.files.directories import Place
 from transfer.files.metadata import Stat
-from transfer.formats.entry import Content, Entry, FileType, Inline, Slice
+from transfer.formats.entry import Content, Entry, FileType, Inline
 from transfer.formats.reference import Reference
 from transfer.pipeline import present_tasks, write_tasks
 from transfer.pipeline.fetch import NodeReader
@@ -30,6 +30,7 @@ from transfer.pipeline.receive_streams import (
     used,
 )
 from transfer.pipeline.tasks import BATCH
+from transfer.pipeline.units import Planned, Unit, batched, by_block, frames_of, shared_block
 from transfer.pipeline.workers import Leased, Pool
 from transfer.pipeline.write_tasks import FrameAt, Piece, Small, Written
 from transfer.waiting import or_undone, to_the_end
@@ -44,23 +45,6 @@ class ReceiveOptions:
     """Of what is restored: a later run goes on with unfinished files that bear it."""
     everything: bool = True
     """Then unfinished files that nobody goes on with are removed."""
-
-
-class _Planned(NamedTuple):
-    """A small file, and what it is made of."""
-
-    wanted: Wanted
-    pieces: list[Piece]
-    zeros: Extents
-
-    @property
-    def entry(self) -> Entry:
-        return self.wanted.entry
-
-    @property
-    def weight(self) -> int:
-        """Bytes that its frames may need of a slot; of a slice the whole block is fetched."""
-        return BATCH if isinstance(self.entry.content, Slice) else self.entry.size
 
 
 class FileReceiver:
@@ -79,7 +63,7 @@ class FileReceiver:
         self._leftovers |= {(place, key): name for key, name in names.items()}
 
     async def all(self, place: Place, wanted: Sequence[Wanted]) -> None:
-        batch: list[_Planned] = []
+        small: list[Planned] = []
         for each in wanted:
             entry = each.entry
             if entry.link_group:
@@ -88,11 +72,10 @@ class FileReceiver:
             elif entry.type is not FileType.FILE or entry.size > BATCH:
                 await self._single(place, each)
             elif (plan := await self._plan(each)) is not None:
-                if sum(other.weight for other in batch) + plan.weight > BATCH:
-                    await self._small(place, batch)
-                    batch = []
-                batch.append(plan)
-        await self._small(place, batch)
+                small.append(plan)
+        units = by_block(small, lambda plan: shared_block(plan.entry.content))
+        for batch in batched(Unit(files) for files in units):
+            await self._small(place, batch)
 
     async def _link(self, place: Place, wanted: Wanted, first: Linked) -> None:
         """Make it a name of *first*; one that may not be replaced only if it is as whole."""
@@ -135,9 +118,9 @@ class FileReceiver:
         if entry.size > BATCH:
             return await self._large(place, wanted)
         plan = await self._plan(wanted)
-        return None if plan is None else (await self._small(place, [plan]))[0]
+        return plan and (await self._small(place, [Unit([plan])])).get(wanted.path)
 
-    async def _plan(self, wanted: Wanted) -> _Planned | None:
+    async def _plan(self, wanted: Wanted) -> Planned | None:
         unreadable: Extents = []
         pieces: list[Piece] = []
         zeros: Extents = []
@@ -147,24 +130,24 @@ class FileReceiver:
         if unreadable:
             self.damage(wanted.path, [f"{length} bytes at {at}" for at, length in unreadable])
             return None
-        return _Planned(wanted, pieces, zeros)
+        return Planned(wanted, pieces, zeros)
 
-    async def _small(self, place: Place, batch: Sequence[_Planned]) -> list[Written | None]:
-        """Of each what was done; None: it stays, although it differs."""
-        kept = await self._kept(place, [each for each in batch if each.wanted.there is not None])
+    async def _small(self, place: Place, units: Sequence[Unit]) -> dict[bytes, Written]:
+        """By path what was done; not of what stays, although it differs."""
+        files = [each for unit in units for each in unit.files]
+        done = await self._kept(place, [each for each in files if each.wanted.there is not None])
         left = [
-            each for each in batch
-            if each.wanted.path not in kept and (each.wanted.there is None or each.wanted.replace)
+            Unit(rest) for unit in units
+            if (rest := [each for each in unit.files if each.path not in done and _may(each)])
         ]  # fmt: skip
-        written = await self._written(place, left)
-        done = kept | {each.wanted.path: one for each, one in zip(left, written, strict=True)}
-        for each in batch:
-            if each.wanted.path not in done:
-                self.exists(each.wanted.path)
-        return [done.get(each.wanted.path) for each in batch]
+        done |= await self._written(place, left)
+        for each in files:
+            if each.path not in done:
+                self.exists(each.path)
+        return done
 
-    async def _kept(self, place: Place, batch: Sequence[_Planned]) -> dict[bytes, Written]:
-        """Those, by path, that are in the target already."""
+    async def _kept(self, place: Place, batch: Sequence[Planned]) -> dict[bytes, Written]:
+        """Those that are in the target already."""
         if not batch:
             return {}
         files = [
@@ -173,49 +156,62 @@ class FileReceiver:
             for each in batch if (stat := each.wanted.there) is not None
         ]  # fmt: skip
         found = await self._pool.call(present_tasks.keep_files, place, files)
-        kept = {
-            each.wanted.path: done for each, done in zip(batch, found, strict=True)
-            if done is not None
+        done = {
+            each.path: one for each, one in zip(batch, found, strict=True) if one is not None
         }  # fmt: skip
-        for each in batch:
-            if (done := kept.get(each.wanted.path)) is not None:
-                self._settle(each.wanted, done)
-                self._received.bytes_kept += each.entry.size
-        return kept
+        self._settle_all(batch, done)
+        return done
 
-    async def _written(self, place: Place, batch: Sequence[_Planned]) -> list[Written]:
-        if not batch:
-            return []
+    async def _written(self, place: Place, units: Sequence[Unit]) -> dict[bytes, Written]:
+        """Not those that stay."""
+        if not units:
+            return {}
         tries = 0
 
-        async def work(worker: Leased) -> list[Written]:
+        async def work(worker: Leased) -> dict[bytes, Written]:
             nonlocal tries
             tries += 1
-            return await self._written_by(worker, place, batch, tries > 1)
+            return await self._written_by(worker, place, units, tries > 1)
 
         written = await self._pool.run(work)
-        for each, done in zip(batch, written, strict=True):
-            self._settle(each.wanted, done)
-            if not (done.error or done.damaged):
+        done = {path: one for path, one in written.items() if not one.stays}
+        self._settle_all([each for unit in units for each in unit.files], done)
+        return done
+
+    def _settle_all(self, files: Sequence[Planned], done: Mapping[bytes, Written]) -> None:
+        for each in files:
+            one = done.get(each.path)
+            if one is None:
+                continue
+            self._settle(each.wanted, one)
+            if one.kept:
+                self._received.bytes_kept += each.entry.size
+            elif not (one.error or one.damaged):
                 self._received.bytes_written += each.entry.size
-        return written
 
     async def _written_by(
-        self, worker: Leased, place: Place, batch: Sequence[_Planned], again: bool
-    ) -> list[Written]:
-        """Each from copies of its frames that open, if there are such."""
-        written: dict[int, Written] = {}
+        self, worker: Leased, place: Place, units: Sequence[Unit], again: bool
+    ) -> dict[bytes, Written]:
+        """By path. Each from copies of its frames that open, if there are such."""
+        written: dict[bytes, Written] = {}
 
         async def use(numbers: Sequence[int], frames: list[FrameAt]) -> list[Reference]:
             left = iter(frames)
-            files = [_small(batch[n], left) for n in numbers]
+            files = [file for n in numbers for file in _files(units[n], left)]
             done: list[Written] = await worker.call(write_tasks.write_small, place, files, again)
-            written.update(zip(numbers, done, strict=True))
-            return [reference for one in done for reference in one.damaged]
+            paths = (each.path for n in numbers for each in units[n].files)
+            written.update(zip(paths, done, strict=True))
+            # A slice beyond the end of its block is no fault of that block.
+            opened = {
+                frame.piece.reference
+                for file, one in zip(files, done, strict=True) if not one.damaged
+                for frame in file.frames
+            }  # fmt: skip
+            damaged = {reference for one in done for reference in one.damaged}
+            return list(damaged - opened)
 
-        units = [each.pieces for each in batch]
-        await used(self._nodes, worker, units, self._received, use)
-        return [written[n] for n in range(len(batch))]
+        await used(self._nodes, worker, [unit.pieces for unit in units], self._received, use)
+        return written
 
     async def _large(self, place: Place, wanted: Wanted) -> Written | None:
         entry, there = wanted.entry, wanted.there
@@ -318,13 +314,22 @@ class FileReceiver:
         self._received.damaged += [f"{shown}: {each}" for each in what]
 
 
-def _small(planned: _Planned, frames: Iterator[FrameAt]) -> Small:
+def _may(planned: Planned) -> bool:
+    """Whether it may be written, or only its block tells whether it is there already."""
+    wanted = planned.wanted
+    return wanted.there is None or wanted.replace or planned.needs_block()
+
+
+def _files(unit: Unit, frames: Iterator[FrameAt]) -> list[Small]:
     """With the next of *frames*."""
-    entry, taken = planned.entry, tuple(next(frames) for _ in planned.pieces)
-    return Small(
-        entry, entry.size, _inline(entry.content), taken, tuple(planned.zeros),
-        planned.wanted.replace,
-    )  # fmt: skip
+    taken = [next(frames) for _ in unit.pieces]
+    return [
+        Small(
+            each.entry, each.entry.size, _inline(each.entry.content), frames_of(each, taken),
+            tuple(each.zeros), each.wanted.replace,
+            each.wanted.there if each.needs_block() else None,
+        ) for each in unit.files
+    ]  # fmt: skip
 
 
 def _inline(content: Content) -> bytes | None:

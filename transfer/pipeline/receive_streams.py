@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 
 from transfer.formats.entry import Content, Slice
 from transfer.formats.frame import HEADER_SIZE, MAX_EXPANSION
@@ -66,10 +65,9 @@ async def fill(
             if not fetching.done():
                 await come.wait()
                 come.clear()
-            count = _whole([units[n] for n in left], there)
-            if fetching.done():
+            if ended := fetching.done():
                 await fetching
-                count = len(left)
+            count = _usable([units[n] for n in left], there, len(worker.slot), ended)
             if count:
                 some, left = left[:count], left[count:]
                 pieces = [piece for n in some for piece in units[n]]
@@ -81,9 +79,21 @@ async def fill(
     return failed, given
 
 
-def _whole(units: Sequence[Sequence[Piece]], there: Mapping[Reference, bytes]) -> int:
-    """Of how many units, from the first on, all frames are there."""
-    return len(list(takewhile(lambda unit: all(one.reference in there for one in unit), units)))
+def _usable(
+    units: Sequence[Sequence[Piece]], there: Mapping[Reference, bytes], room: int, ended: bool
+) -> int:
+    """How many units, from the first on, fit into *room* bytes, or one, and are there as a whole;
+    once the fetch has *ended*, as far as they are.
+    """
+    count = 0
+    for unit in units:
+        if not ended and not all(one.reference in there for one in unit):
+            break
+        room -= sum(len(_frame(one, there)) for one in unit)
+        if room < 0 and count:
+            break
+        count += 1
+    return count
 
 
 def _in_slot(
@@ -92,20 +102,25 @@ def _in_slot(
     """Their frames, put into the slot back to back; length 0: none that can be it."""
     frames, at = [], 0
     for piece in pieces:
-        raw = there.get(piece.reference)
-        if raw is None or len(raw) > min(_most(piece), len(slot) - at):
-            frames.append(FrameAt(0, piece))
-            continue
+        raw = _frame(piece, there)
+        if len(raw) > len(slot) - at:
+            raw = b""
         slot[at : at + len(raw)] = raw
-        frames.append(FrameAt(len(raw), piece))
+        frames.append(FrameAt(len(raw), piece, at))
         at += len(raw)
     received.bytes_received += at
     received.blocks += sum(frame.length > 0 for frame in frames)
     return frames
 
 
+def _frame(piece: Piece, there: Mapping[Reference, bytes]) -> bytes:
+    """Empty if there is none that can be it: a larger one must not take the room of others."""
+    raw = there.get(piece.reference, b"")
+    return raw if len(raw) <= _most(piece) else b""
+
+
 def _most(piece: Piece) -> int:
-    """Bytes that its frame can have: one that is larger must not take the room of others."""
+    """Bytes that its frame can have."""
     size = piece.size if piece.start is None else MAX_BLOCK
     return HEADER_SIZE + size + MAX_EXPANSION
 

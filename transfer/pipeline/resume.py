@@ -26,6 +26,11 @@ class Proof(NamedTuple):
         return blake3(self.hashed + b"%d %d" % (offset, length)).digest(KEY_SIZE)
 
 
+def key_of_all(keys: Sequence[bytes]) -> bytes:
+    """Of extents of several files that are read together, in this order."""
+    return blake3(b"together" + b"".join(keys)).digest(KEY_SIZE)
+
+
 class Proofs(NamedTuple):
     """What proves something in this run: it synced at *moment*; see `stat_identity`."""
 

@@ -146,16 +146,18 @@ class Sealer:
         return self._identifier.id_of(self._secrets.generation, tag, children, plain)
 
     def seal_into(
-        self, out: memoryview, tag: int, id: bytes, plain: Buffer, children: bytes = b""
-    ) -> int:
+        self, out: memoryview, tag: int, id: bytes, plain: Buffer, children: bytes = b"",
+        mixed: bool = False,
+    ) -> int:  # fmt: skip
         """Write the frame of *plain*, which has this *id*, to the start of *out*; its length.
 
+        Of what is *mixed* no samples are taken: they would say nothing of the rest.
         Raises IntegrityError for a frame that, opened again, is not what was to be sealed.
         """
         check_tag(tag)
         if id == NULL_ID:
             raise IdMismatch("content has the null ID: it cannot be stored")
-        packed, flags = self._pack(plain)
+        packed, flags = self._pack(plain, mixed)
         lengths = len(children) // REFERENCE_SIZE, len(plain), len(packed) + TAG_SIZE
         header = self._next_header(tag, flags, lengths, id)
         body_at, payload_at, end = HEADER_SIZE, HEADER_SIZE + len(children), header.frame_length
@@ -193,8 +195,8 @@ class Sealer:
         id = self.id_of(tag, children, plain)
         return id, bytes(out[: self.seal_into(out, tag, id, plain, children)])
 
-    def _pack(self, plain: Buffer) -> tuple[Buffer, int]:
-        if not self._level or not self._worth_it(plain):
+    def _pack(self, plain: Buffer, mixed: bool) -> tuple[Buffer, int]:
+        if not self._level or not (mixed or self._worth_it(plain)):
             return plain, 0
         packed = self._compress.compress(plain)
         return (packed, frame.ZSTD) if len(packed) < len(plain) else (plain, 0)

@@ -79,12 +79,23 @@ Scan = tuple[list[Scanned], list[SkippedEntry], int]
 
 
 class FileRead(NamedTuple):
-    """One small file: inline data, or IDs of its blocks (None: zeros); or why it was not read."""
+    """One small file: inline data, or IDs of its blocks (None: zeros); or why it was not read.
+
+    With an *offset* it stands there in its block, which others share.
+    """
 
     inline: bytes | None = None
     ids: tuple[bytes | None, ...] = ()
     code: str = ""
     message: str = ""
+    offset: int | None = None
+
+
+class FilesRead(NamedTuple):
+    """Files in order; *ids* are those of the blocks that are kept."""
+
+    files: list[FileRead]
+    ids: list[bytes | None]
 
 
 def list_directory(lane: Lane[Tools], place: Place, after: bytes = b"") -> Listing:
@@ -142,46 +153,77 @@ def sync_source(lane: Lane[Tools], place: Place) -> bytes:
 
 
 def read_files(
-    lane: Lane[Tools], files: Sequence[SourceFile], block_size: int, strict: bool
-) -> list[FileRead]:
-    """Read small files, together at most BATCH bytes; block n of the call is kept as number n."""
-    room = memoryview(bytearray(BATCH))
-    kept: list[memoryview] = lane.kept.setdefault("blocks", [])
-    results = []
-    at = 0
-    for file in files:
-        try:
-            with open_file(lane.tools.directories, file, strict) as fd:
-                size = file.stat.size
-                got = read_into(fd, 0, room[at : at + size])
-                if strict and (got != size or not unchanged(fd, file.stat)):
-                    raise SourceChanged("changed", file.name)
-                results.append(_identify(lane, room[at : at + size], block_size, kept))
-                at += size
-        except SourceChanged as change:
-            results.append(FileRead(code=change.code, message=str(change)))
-        except OSError as error:
-            results.append(FileRead(code="unreadable", message=error.strerror or str(error)))
-    return results
+    lane: Lane[Tools], groups: Sequence[Sequence[SourceFile]], block_size: int, strict: bool
+) -> FilesRead:
+    """Read small files, together at most BATCH bytes; block n of the call is kept as number n.
+
+    Those of a group share a block, but for files of zeros, and what changes or cannot be read.
+    """
+    room = memoryview(bytearray(sum(file.stat.size for group in groups for file in group)))
+    found = FilesRead([], [])
+    for group in groups:
+        reads: list[FileRead] = []
+        at = 0
+        for file in group:
+            content = room[at : at + file.stat.size]
+            read = _read_small(lane, file, content, strict)
+            if read is None and len(group) > 1 and _is_zeros(content):
+                read = FileRead(ids=(None,))
+            reads.append(read or FileRead(offset=at))
+            at += 0 if read else len(content)
+        found.files.extend(_identified(lane, reads, room[:at], block_size, found.ids))
+        room = room[at:]
+    return found
 
 
-def _identify(
-    lane: Lane[Tools], content: memoryview, block_size: int, kept: list[memoryview]
-) -> FileRead:
-    if len(content) <= INLINE_MAX:
-        return FileRead(inline=bytes(content))
-    ids: list[bytes | None] = []
-    for start in range(0, len(content), block_size):
-        block = content[start : start + block_size]
-        ids.append(_id_of(lane, block))
-        kept.append(block)
-    return FileRead(ids=tuple(ids))
+def _read_small(
+    lane: Lane[Tools], file: SourceFile, content: memoryview, strict: bool
+) -> FileRead | None:
+    """Read all of it into *content*; or say why not."""
+    try:
+        with open_file(lane.tools.directories, file, strict) as fd:
+            got = read_into(fd, 0, content)
+            if strict and (got != len(content) or not unchanged(fd, file.stat)):
+                raise SourceChanged("changed", file.name)
+    except SourceChanged as change:
+        return FileRead(code=change.code, message=str(change))
+    except OSError as error:
+        return FileRead(code="unreadable", message=error.strerror or str(error))
+    return None
+
+
+def _identified(
+    lane: Lane[Tools], reads: list[FileRead], content: memoryview, block_size: int,
+    ids: list[bytes | None],
+) -> list[FileRead]:  # fmt: skip
+    """Those with an offset have parts of *content*; its blocks are kept, their IDs put to *ids*."""
+    parts = sum(read.offset is not None for read in reads)
+    if not parts:
+        return reads
+    if parts == 1 and len(content) <= INLINE_MAX:
+        whole = FileRead(inline=bytes(content))
+    else:
+        starts = range(0, len(content), block_size)
+        blocks = [content[start : start + block_size] for start in starts]
+        kept = lane.kept.setdefault("blocks", [])
+        if parts > 1:
+            lane.kept.setdefault("shared", set()).add(len(kept))
+        kept.extend(blocks)
+        whole = FileRead(ids=tuple(_id_of(lane, block) for block in blocks))
+        ids.extend(whole.ids)
+    return [
+        read if read.offset is None
+        else whole._replace(offset=read.offset if parts > 1 else None)
+        for read in reads
+    ]  # fmt: skip
 
 
 def _id_of(lane: Lane[Tools], block: memoryview) -> bytes | None:
-    if not block[0] and not block[-1] and block.tobytes() == _zeros(len(block)):
-        return None
-    return lane.tools.sealer.id_of(DATA, b"", block)
+    return None if _is_zeros(block) else lane.tools.sealer.id_of(DATA, b"", block)
+
+
+def _is_zeros(block: memoryview) -> bool:
+    return not block[0] and not block[-1] and block.tobytes() == _zeros(len(block))
 
 
 @lru_cache(8)
@@ -231,10 +273,13 @@ def _read_file(
 def seal_kept(lane: Lane[Tools], wanted: Sequence[tuple[int, bytes]]) -> list[int]:
     """Seal kept blocks (number, ID) back to back into the slot; the frames' lengths."""
     blocks: list[memoryview] = lane.kept["blocks"]
+    shared: set[int] = lane.kept.get("shared", set())
     lengths: list[int] = []
     at = 0
     for number, id in wanted:
-        length = lane.tools.sealer.seal_into(lane.slot[at:], DATA, id, blocks[number])
+        length = lane.tools.sealer.seal_into(
+            lane.slot[at:], DATA, id, blocks[number], mixed=number in shared
+        )
         lengths.append(length)
         at += length
     return lengths

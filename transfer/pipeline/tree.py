@@ -2,14 +2,16 @@
 
 One task per directory, at most BRANCHES of them side by side; a directory beyond that is walked in
 its parent's place, so neither depth nor width of a tree takes memory. Within a directory names are
-listed LISTED bytes at a time, and scanned SCANNED at a time (see tasks.py). Memory per directory in
-work: its listed names, SCANNED entries, one page.
+listed LISTED bytes at a time, and scanned SCANNED at a time (see tasks.py); what follows the last
+end of a page waits for the next of them. Memory per directory in work: its listed names,
+2 * SCANNED entries, one page.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import NamedTuple
 
 from transfer.errors import FormatError, FrameMissing
@@ -19,7 +21,8 @@ from transfer.formats.reference import Reference
 from transfer.pipeline import tasks
 from transfer.pipeline.directories import DirectoryBuilder
 from transfer.pipeline.fetch import NodeReader
-from transfer.pipeline.files import FileSender, Found, Report
+from transfer.pipeline.files import FileSender, Report
+from transfer.pipeline.grouping import Found
 from transfer.pipeline.resume import Proofs
 from transfer.pipeline.send import Sender
 from transfer.policy.globs import Globs
@@ -151,30 +154,46 @@ class TreeSender:
     ) -> AsyncGenerator[_Placed, None]:
         if listing.is_cache and self._options.exclude_caches:
             listing, scan = listing._replace(names=[tasks.CACHE_NAME], more=False), None
+        left: list[Scanned] = []
+        async for found in self._scans(directory, listing, scan):
+            scanned = left + found
+            whole = _whole_runs(scanned)
+            for each in await self._part(directory, scanned[:whole]):
+                yield each
+            left = scanned[whole:]
+        if left:
+            for each in await self._part(directory, left):
+                yield each
+
+    async def _scans(
+        self, directory: _Directory, listing: tasks.Listing, scan: tasks.Scan | None
+    ) -> AsyncGenerator[list[Scanned], None]:
+        """What is in a directory; *scan* is that of its first names, if it was made."""
         while True:
             names = listing.names
             for first in range(0, len(names), tasks.SCANNED):
                 if scan is None:
                     scan = await self._scan(directory, names[first : first + tasks.SCANNED])
-                for each in await self._part(directory, self._found(directory, scan)):
-                    yield each
+                yield self._found(directory, scan)
                 scan = None
             if not listing.more:
                 return
             listing = await self._sender.pool.call(tasks.list_directory, directory.place, names[-1])
 
-    async def _part(self, directory: _Directory, scanned: list[Scanned]) -> list[_Placed]:
+    async def _part(self, directory: _Directory, scanned: Sequence[Scanned]) -> list[_Placed]:
+        """They begin and end where pages do."""
         entries: dict[bytes, Entry] = {}
         pages: list[bytes | None] = []
         files: list[Found] = []
         branches: list[tuple[Scanned, asyncio.Task[Root]]] = []
-        for each in scanned:
+        runs = accumulate((each.cut > 0 for each in scanned[:-1]), initial=1)
+        for run, each in zip(runs, scanned, strict=False):
             before = await directory.parent.find(each.entry.name)
             pages.append(directory.parent.page)
             if each.stat.type is FileType.DIRECTORY:
                 branches.append((each, await self._branch(directory, each, before)))
             elif each.stat.type is FileType.FILE:
-                files.append(Found(each, before))
+                files.append(Found(each, before, run))
             else:
                 entries[each.entry.name] = each.entry
 
@@ -245,6 +264,14 @@ class TreeSender:
         if len(raw) <= XATTRS_MAX:
             return entry
         return entry._replace(xattrs=(), xattr_stream=await self._sender.content(raw))
+
+
+def _whole_runs(scanned: Sequence[Scanned]) -> int:
+    """How many of them end with a name after which a page ends; all, if that is long in coming."""
+    ends = [number for number, each in enumerate(scanned, 1) if each.cut]
+    if not ends and len(scanned) > tasks.SCANNED:
+        return len(scanned)
+    return ends[-1] if ends else 0
 
 
 async def _nothing() -> Root:

@@ -1,13 +1,14 @@
 """What restore runs in workers: open frames from the slot and write them to their target."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, ParamSpec
 
 from transfer.errors import IntegrityError, TargetRefused
 from transfer.files.directories import Place, identity
 from transfer.files.metadata import Stat
+from transfer.files.system import read_from_disk
 from transfer.formats.entry import Entry, FileType
 from transfer.formats.reference import Reference
 from transfer.pipeline.sealing import Identifier, Opener, SealKeys
@@ -71,14 +72,21 @@ class Piece(NamedTuple):
 
 
 class FrameAt(NamedTuple):
-    """The frame of a piece in the slot, and its length; 0 if the vault has none."""
+    """The frame of a piece *at* its place in the slot, and its length; 0 if the vault has none.
+
+    Slices of one block have the same frame.
+    """
 
     length: int
     piece: Piece
+    at: int
 
 
 class Small(NamedTuple):
-    """A file that is written in one task: inline content, or frames that follow in the slot."""
+    """A file that is written in one task: inline content, or that of frames in the slot.
+
+    What is *there* stays if it is that already. Of all else it is known not to be.
+    """
 
     entry: Entry
     size: int
@@ -86,6 +94,7 @@ class Small(NamedTuple):
     frames: tuple[FrameAt, ...]
     holes: tuple[tuple[int, int], ...]
     replace: bool
+    there: Stat | None = None
 
 
 class Written(NamedTuple):
@@ -95,6 +104,10 @@ class Written(NamedTuple):
     error: str = ""
     passing: bool = False
     """Whether the error may be gone when the restore is run again."""
+    kept: bool = False
+    """It was there already."""
+    stays: bool = False
+    """Something else is there, and is not to be replaced."""
 
 
 def enter_directory(
@@ -141,16 +154,14 @@ def _there(target: TreeTarget, place: Place, name: bytes) -> There | None:
 def write_small(
     lane: Lane[WriteTools], place: Place, files: Sequence[Small], again: bool = False
 ) -> list[Written]:
-    """Write whole files; the frames of all of them lie back to back in the slot.
+    """Write whole files; frames that follow each other and are the same one are opened once.
 
     *again*: an earlier try may have written some of them.
     """
-    written, at = [], 0
+    written, opened = [], OpenedFrames(lane)
     for file in files:
-        end = at + sum(each.length for each in file.frames)
         done = _done_before(lane, place, file.entry) if again else None
-        written.append(done or _caught(_write_one, lane, place, file, at))
-        at = end
+        written.append(done or _caught(_write_one, lane, place, file, opened))
     return written
 
 
@@ -182,11 +193,17 @@ def _written(lane: Lane[WriteTools], place: Place, name: bytes, failed: list[str
     return Written(stat.identity if stat else (0, 0), tuple(failed))
 
 
-def _write_one(lane: Lane[WriteTools], place: Place, file: Small, at: int) -> Written:
+def _write_one(
+    lane: Lane[WriteTools], place: Place, file: Small, opened: "OpenedFrames"
+) -> Written:
     target, name = lane.tools.target, file.entry.name
-    pieces, damaged = _opened(lane, file, at)
+    pieces, damaged = _pieces(file, opened)
     if damaged:
         return Written(damaged=tuple(damaged))
+    if file.there is not None:
+        kept = _kept(lane, place, file.entry, file.there, pieces)
+        if kept is not None or not file.replace:
+            return kept or Written(stays=True)
     temporary = target.create_file(place, name, file.size)
     try:
         for offset, content in pieces:
@@ -201,13 +218,31 @@ def _write_one(lane: Lane[WriteTools], place: Place, file: Small, at: int) -> Wr
     return _written(lane, place, name, failed)
 
 
-def _opened(
-    lane: Lane[WriteTools], file: Small, at: int
-) -> tuple[list[tuple[int, bytes]], list[Reference]]:
+def _kept(
+    lane: Lane[WriteTools], place: Place, entry: Entry, there: Stat,
+    pieces: Sequence[tuple[int, bytes]],
+) -> Written | None:  # fmt: skip
+    """What was done if the file that is *there* has all of *pieces*; None: it differs."""
+    target = lane.tools.target
+    if there.size != entry.size or not target.may_keep(entry, there):
+        return None
+    try:
+        with target.existing_file(place, entry.name, there) as fd:
+            read_from_disk(fd)
+            if any(os.pread(fd, len(content), offset) != content for offset, content in pieces):
+                return None
+        failed = target.keep(place, entry, there)
+    except (OSError, TargetRefused):
+        return None
+    return Written(there.identity, tuple(failed), kept=True)
+
+
+def _pieces(file: Small, opened: "OpenedFrames") -> tuple[list[tuple[int, bytes]], list[Reference]]:
     if file.inline is not None:
         return ([(0, file.inline)] if file.inline else []), []
     pieces, damaged = [], []
-    for frame, content in _contents(lane, file.frames, at):
+    for frame in file.frames:
+        content = opened.content(frame)
         if content is None:
             damaged.append(frame.piece.reference)
         else:
@@ -215,26 +250,33 @@ def _opened(
     return pieces, damaged
 
 
-def _contents(
-    lane: Lane[WriteTools], frames: Sequence[FrameAt], at: int = 0
-) -> Iterator[tuple[FrameAt, bytes | None]]:
-    """Each frame with the content of its piece; None for what is missing or does not open."""
-    for frame in frames:
-        yield frame, _content(lane, frame, at)
-        at += frame.length
+class OpenedFrames:
+    """Frames in a lane's slot, opened as they are asked for. The last block stays open, no other:
+    at most MAX_BLOCK bytes.
+    """
 
+    def __init__(self, lane: Lane[WriteTools]) -> None:
+        self._lane = lane
+        self._last: tuple[int, bytes | None] = -1, None
 
-def _content(lane: Lane[WriteTools], frame: FrameAt, at: int) -> bytes | None:
-    reference, _, size, start = frame.piece
-    if not frame.length:
-        return None
-    try:
-        plain = lane.tools.opener.open(lane.slot[at : at + frame.length], reference)[2]
-    except IntegrityError:
-        return None
-    if start is not None:
-        plain = plain[start : start + size]
-    return plain if len(plain) == size else None
+    def content(self, frame: FrameAt) -> bytes | None:
+        """That of its piece; None for what is missing, does not open, or ends before the piece."""
+        _, _, size, start = frame.piece
+        if not frame.length:
+            return None
+        if self._last[0] != frame.at:
+            self._last = frame.at, self._opened(frame)
+        block = self._last[1]
+        if block is not None and start is not None:
+            block = block[start : start + size]
+        return block if block is not None and len(block) == size else None
+
+    def _opened(self, frame: FrameAt) -> bytes | None:
+        raw = self._lane.slot[frame.at : frame.at + frame.length]
+        try:
+            return self._lane.tools.opener.open(raw, frame.piece.reference)[2]
+        except IntegrityError:
+            return None
 
 
 def create_large(
@@ -254,9 +296,9 @@ def write_blocks(
 
     One that is *used* may have content where zeros should be.
     """
-    damaged = []
-    for frame, content in _contents(lane, frames):
-        if content is None:
+    damaged, opened = [], OpenedFrames(lane)
+    for frame in frames:
+        if (content := opened.content(frame)) is None:
             damaged.append(frame.piece.reference)
         else:
             lane.tools.target.write(place, temporary, frame.piece.offset, content, sparse)
@@ -334,9 +376,9 @@ def write_image(
     holes: Sequence[tuple[int, int]],
 ) -> list[Reference]:  # fmt: skip
     """Write blocks into the image; the references of those that don't open."""
-    file, damaged = lane.tools.image(held), []
-    for frame, content in _contents(lane, frames):
-        if content is None:
+    file, damaged, opened = lane.tools.image(held), [], OpenedFrames(lane)
+    for frame in frames:
+        if (content := opened.content(frame)) is None:
             damaged.append(frame.piece.reference)
         else:
             file.write(frame.piece.offset, content)
@@ -345,9 +387,7 @@ def write_image(
     return damaged
 
 
-def check_frames(lane: Lane[WriteTools], frames: Sequence[FrameAt]) -> list[Reference]:
-    """Which of the frames in the slot do not open to what they must be."""
-    return [
-        frame.piece.reference
-        for frame, content in _contents(lane, frames) if content is None
-    ]  # fmt: skip
+def check_frames(lane: Lane[WriteTools], frames: Sequence[FrameAt]) -> list[bool]:
+    """Of each frame in the slot whether it opens to what it must be."""
+    opened = OpenedFrames(lane)
+    return [opened.content(frame) is not None for frame in frames]
