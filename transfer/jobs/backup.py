@@ -98,6 +98,7 @@ class _Run:
         self.agent, self.options, self.progress, self.item = agent, options, progress, item
         self.protected, self.cache = protected, agent.node_cache(item)
         self.before: Interrupted | None = None
+        self._is_first = False  # no point of the domain is in the vault
 
     async def go(self) -> BackupResult:
         self.progress.phase_is("opening the view")
@@ -138,6 +139,7 @@ class _Run:
     async def _parent(self, pool: Pool) -> Parent | None:
         """The newest point of this item; the vault's word for it is its signature."""
         stored = await self.agent.vault.points(self.agent.domain)
+        self._is_first = not stored
         decoded = [point_codec.decode(each.record) for each in stored]
         mine = [each for each in decoded if each.item == self.item and self._holds(each)]
         newest = max(mine, key=lambda each: each.order, default=None)
@@ -204,7 +206,7 @@ class _Run:
             resumes = await to_the_end(asyncio.to_thread(journal.begin, begin, resume))
         attempt = RootSender(
             self.agent, self.options, self.progress, self.protected, self.cache, journal,
-            resumes, views,
+            resumes, views, self._is_first and trust and not self.options.dry_run,
         )  # fmt: skip
         root, marks, sent = await attempt.send(pool, session.number, parent, trust)
         if self.options.dry_run:

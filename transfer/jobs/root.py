@@ -76,10 +76,10 @@ class RootSender:
     def __init__(
         self, agent: Agent, options: BackupOptions, progress: Progress,
         protected: list[Protected | ProtectedSource], cache: NodeCache | None, reads: Reads,
-        resumes: bool, views: AsyncExitStack,
+        resumes: bool, views: AsyncExitStack, is_first: bool = False,
     ) -> None:  # fmt: skip
         self._views, self.views, self.told = views, list[View](), list[DiskSent]()
-        self.reads, self.resumes = reads, resumes
+        self.reads, self.resumes, self.is_first = reads, resumes, is_first
         self.agent, self.options, self.progress = agent, options, progress
         self.protected, self.cache = protected, cache
         self.counts, self._consistencies, self.bytes_fleece = Counts(), list[Consistency](), 0
@@ -106,7 +106,7 @@ class RootSender:
             sender = Sender(
                 pool, self.agent.vault, session, generation, group=group, trust_parent=trust,
                 sending=self.progress.sending, uploads=self.agent.uploads,
-                cache=self.cache, reads=self.reads, resumes=self.resumes,
+                cache=self.cache, reads=self.reads, resumes=self.resumes, is_first=self.is_first,
             )  # fmt: skip
             before = await _entries(nodes, root)
             disks = DiskSender(

@@ -35,7 +35,7 @@ SMALL = 2**18  # less than that waits for the end of another call: each costs th
 QUICK = 16 * 2**20  # bytes a second of one call
 UNDER_WAY = 24 * 2**20  # bytes of sealed blocks that wait for their call or its answer
 MAX_ASKED = 8192
-MAX_ARRIVED = 8192  # IDs that are remembered, so that equal blocks are not sent one after the other
+MAX_ARRIVED = 65536  # IDs that are remembered: equal blocks are not sent one after the other
 
 
 class Frames(NamedTuple):
@@ -87,14 +87,16 @@ class Sender:
     With *trust_parent* off nothing is taken to be there because the parent has it. *sending* is
     called with the size of each call of frames; *uploads* such calls are under way at once. *reads*
     knows what was read and notes it; with *resumes*, some of that was in a run that did not end.
+    *is_first*: the domain has no point, and hardly any block.
     """
 
     def __init__(
         self, pool: Pool, vault: Vault, session: int, generation: int, *, group: asyncio.TaskGroup,
         trust_parent: bool, sending: Callable[[int], None] = lambda size: None, uploads: int = 1,
         cache: NodeCache | None = None, reads: Reads | None = None, resumes: bool = False,
+        is_first: bool = False,
     ) -> None:  # fmt: skip
-        self._reads, self._resumes = reads or NoReads(), resumes
+        self._reads, self._resumes, self._is_first = reads or NoReads(), resumes, is_first
         self.pool, self.sent, self.trust_parent = pool, Sent(), trust_parent
         self._vault, self._session, self._generation = vault, session, generation
         self._sending, self._cache, self.group = sending, cache, group
@@ -177,7 +179,7 @@ class Sender:
         the blocks are stored when `arrived` returns.
         """
         numbers = {id: n for n, id in enumerate(ids) if id is not None and id not in known}
-        if are_new and not self._resumes:
+        if (are_new or self._is_first) and not self._resumes:
             there = [id in self._arrived for id in numbers]
         else:
             there = await self._have.ask(list(numbers)) if numbers else []
