@@ -124,7 +124,7 @@ async def test_a_limit_that_held_a_run_back_is_named(setup, tree):
         options = backup_job.BackupOptions("item", [tree], workers=0)
         async with limited(agent, RunLimits(8 * 2**20)) as run:
             result = await backup_job.backup(run, options, Progress())
-    assert result.limited_by == "up"
+    assert result.limited_by == "throttle"
 
 
 async def poison(setup):

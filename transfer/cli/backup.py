@@ -23,7 +23,7 @@ Exit status: 0 done, 3 done with warnings (each skipped file is named), 64 usage
 import argparse
 from pathlib import Path
 
-from transfer.cli import options, output, values
+from transfer.cli import advice, options, output, values
 from transfer.cli.output import size
 from transfer.errors import UsageError
 
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> output.Outcome:
         f"read {resumed}{size(result.bytes_read)}, stored {size(result.bytes_stored)} "
         f"in {result.seconds:.1f} s"
     )
-    return output.of_result(result, [line])
+    return output.of_result(result, [line], advice.on_backup(result.limited_by))
 
 
 def _globs(args: argparse.Namespace) -> list[bytes]:

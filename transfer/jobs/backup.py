@@ -27,12 +27,14 @@ from transfer.jobs.agent import Agent
 from transfer.jobs.disks import Audits, DiskSent
 from transfer.jobs.heartbeat import kept_alive
 from transfer.jobs.journal import Interrupted, RunJournal
+from transfer.jobs.meter import Meter
 from transfer.jobs.progress import Progress, Warning
 from transfer.jobs.protected import Protected, ProtectedSource, resolve
 from transfer.jobs.root import BackupOptions, Parent, RootSender
 from transfer.pipeline import tasks
 from transfer.pipeline.send import Sent
 from transfer.pipeline.workers import Pool
+from transfer.policy.bottleneck import Cause
 from transfer.policy.globs import Globs
 from transfer.vault.base import Missing, SessionInfo
 from transfer.waiting import to_the_end
@@ -63,7 +65,7 @@ class BackupResult:
     warnings: list[Warning] = field(default_factory=list)
     warnings_total: int = 0
     seconds: float = 0.0
-    limited_by: str | None = None
+    limited_by: Cause | None = None
 
 
 async def backup(agent: Agent, options: BackupOptions, progress: Progress) -> BackupResult:
@@ -75,7 +77,6 @@ async def backup(agent: Agent, options: BackupOptions, progress: Progress) -> Ba
     with agent.state.lock(item, options.item):
         result = await _Run(agent, options, progress, item, protected).go()
     result.seconds = round(time.monotonic() - started, 3)
-    result.limited_by = agent.limited_by(result.seconds)
     return result
 
 
@@ -115,11 +116,13 @@ class _Run:
                 raise NotStored("another machine has changed the keyring meanwhile", "run again")
             pool = agent.pool(self.options.workers, tasks.Tools, self.options.compression)
             async with pool, kept_alive(agent.vault, session.number):
+                meter = Meter(pool, agent.vault, reads=True)
                 if self.cache is not None:
                     await to_the_end(asyncio.to_thread(self.cache.open))
                 parent = await self._parent(pool)
                 wanted = await agent.vault.wanted(session.number) if parent else []
                 result, point = await self._commit(pool, journal, session, parent, not wanted)
+                result.limited_by = meter.limited_by()
         except (asyncio.CancelledError, TransientError):
             resumable = not self.options.dry_run or resumable
             raise

@@ -5,6 +5,7 @@ against what was asked. Whether a frame is what its ID says is for the workers t
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -25,6 +26,7 @@ from transfer.formats.keyring import MAX_KEYRING
 from transfer.formats.messages import FRAMES, JSON, MAX_LINE
 from transfer.formats.reference import Buffer, Reference
 from transfer.net.pacing import pace_of
+from transfer.net.tcp_info import Traffic
 from transfer.net.transport import Limits, Query, Request, Transport, pieces
 from transfer.throttle.dispatch import ClassName
 from transfer.throttle.throttle import Throttle
@@ -93,6 +95,11 @@ class RemoteVault:
         except TransferError:
             pass  # such as the session's end, of which its fetches hear as well
         return True
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """Of all connections since the start; None where the system does not tell."""
+        return self._transport.traffic
 
     @property
     def connections(self) -> int:
@@ -236,11 +243,20 @@ class RemoteVault:
         request = _post("/fetch", query, body)._replace(carries="down")
         expected = set(asked)
         async with self._transport.answer(request, self.limits) as response:
-            async for header, raw in _frames(pieces(response, self.limits.down)):
-                if header.reference not in expected:
-                    raise FormatError(f"the vault sent {header.reference}, which nobody asked for")
-                expected.discard(header.reference)
-                arrived(header.reference, raw)
+            began = time.monotonic()
+            try:
+                async for header, raw in _frames(pieces(response, self.limits.down)):
+                    if header.reference not in expected:
+                        raise FormatError(f"the vault sent {header.reference}: nobody asked for it")
+                    expected.discard(header.reference)
+                    arrived(header.reference, raw)
+            finally:
+                self._note_read(began)
+
+    def _note_read(self, began: float) -> None:
+        now, throttle = time.monotonic(), self.limits.throttle
+        received = sum(each.granted for each in throttle.stats("down").classes.values())
+        self.limits.waits.read(now - began, now, received, throttle.rate("down"))
 
     @contextmanager
     def _counted(self, session: int) -> Iterator[None]:

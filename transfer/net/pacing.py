@@ -11,8 +11,9 @@ import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
+from transfer.net.tcp_info import Traffic, info_of
 from transfer.policy.token_bucket import MAX_RATE
 from transfer.throttle.flow import Flow
 
@@ -121,6 +122,8 @@ class Sockets:
         self._made: WeakSet[socket.socket] = WeakSet()
         self._up: int | None = None
         self._down: int | None = None
+        self._traffic = Traffic()
+        self._seen: WeakKeyDictionary[socket.socket, Traffic] = WeakKeyDictionary()
         self._bounded: dict[int, WeakSet[socket.socket]] = {
             socket.SO_SNDBUF: WeakSet(), socket.SO_RCVBUF: WeakSet(),
         }  # fmt: skip
@@ -137,6 +140,15 @@ class Sockets:
         self._up, self._down = up, down
         for each in list(self._made):
             self._shape(each)
+
+    def traffic(self) -> Traffic | None:
+        """Of all that there ever were; of one that closes, up to the last call of this."""
+        for each in list(self._made):
+            if (info := info_of(each)) is not None:
+                before = self._seen.get(each, Traffic())
+                self._traffic = self._traffic.plus(info.traffic, before)
+                self._seen[each] = info.traffic
+        return self._traffic if self._seen or self._traffic.sent else None
 
     def _shape(self, each: socket.socket) -> None:
         unsent = _ANY

@@ -19,16 +19,11 @@ from typing import NamedTuple, TypeVar
 import aiohttp
 
 from transfer import __version__
-from transfer.errors import (
-    FormatError,
-    NotAuthorised,
-    TransferError,
-    Untrusted,
-    VaultUnavailable,
-)
+from transfer.errors import FormatError, VaultUnavailable
 from transfer.formats.messages import MAX_CONTROL, MAX_PROBLEM, OCTETS
 from transfer.formats.reference import Buffer
 from transfer.net import problems
+from transfer.net.broken import translated
 from transfer.net.pacing import (
     Sockets,
     Turns,
@@ -38,6 +33,8 @@ from transfer.net.pacing import (
     read_ahead,
     slice_of,
 )
+from transfer.net.tcp_info import Traffic
+from transfer.net.waits import Waits
 from transfer.policy import backoff
 from transfer.throttle.dispatch import DIRECTIONS, ClassName, Direction
 from transfer.throttle.flow import Flow
@@ -61,10 +58,11 @@ class Limits(NamedTuple):
     throttle: Throttle
     up: Flow
     down: Flow
+    waits: Waits
 
     @classmethod
     def of(cls, throttle: Throttle, name: ClassName) -> "Limits":
-        return cls(throttle, throttle.flow("up", name), throttle.flow("down", name))
+        return cls(throttle, throttle.flow("up", name), throttle.flow("down", name), Waits())
 
 
 class Stalled(VaultUnavailable):
@@ -126,6 +124,11 @@ class Transport:
     async def close(self) -> None:
         await self._bulk.close()
         await self._control.close()
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """Of all its sockets since the start; None where the system does not tell."""
+        return self._sockets.traffic()
 
     def _new_socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
         made = _socket(address)
@@ -219,14 +222,18 @@ class Transport:
         body = self._sent(request, limits.up, turn) if request.body else None
         async with AsyncExitStack() as stack:
             if request.carries is not None:
+                began = time.monotonic()
                 await stack.enter_async_context(limits.throttle.admitted(request.carries))
+                limits.waits.limited += time.monotonic() - began
             ahead = read_ahead(None)
             if request.carries == "down":
                 ahead = read_ahead(limits.throttle.rate("down"))
             await stack.enter_async_context(turn)
             if request.body and not request.control:
                 # Before it has a connection, on which a vault waits for a head half a minute only.
+                began = time.monotonic()
                 await turn.enter_async_context(self._sending.one())
+                limits.waits.queued += time.monotonic() - began
             limits.up.charge(on_wire(_HEAD))
             params = {name: str(value) for name, value in request.query.items()}
             if request.carries == "down" and (rate := limits.throttle.rate("down")) is not None:
@@ -249,7 +256,7 @@ class Transport:
                 silent = request.carries == "down" and isinstance(error, TimeoutError)
                 if silent and limits.down.paused:
                     raise Stalled(limits.down) from error
-                raise _stalled(error) or _translated(error, self.url) from error
+                raise _stalled(error) or translated(error, self.url) from error
 
 
 def _bound_reading(response: aiohttp.ClientResponse, size: int) -> None:
@@ -339,46 +346,3 @@ def _stalled(error: BaseException | None) -> Stalled | None:
     while error is not None and not isinstance(error, Stalled):
         error = error.__cause__
     return error
-
-
-def _translated(error: Exception, url: str) -> TransferError:
-    """What a failure of the network or of TLS means for the caller."""
-    cause = _tls_error(error)
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return Untrusted(
-            f"{url} does not show the vault's certificate: {_why(cause)}",
-            "is this the vault's address? After a change of its authority register again",
-        )
-    reason = (cause.reason or str(cause)).lower() if cause is not None else ""
-    if "alert" in reason and ("certificate" in reason or "unknown_ca" in reason):
-        return NotAuthorised(
-            f"{url} does not take this machine's certificate", "is it registered with this vault?"
-        )
-    if "protocol_version" in reason or "unsupported_protocol" in reason:
-        return Untrusted(f"{url} does not speak TLS 1.3", "is this a vault's address?")
-    if "wrong_version" in reason or "record_layer" in reason or "packet_length" in reason:
-        return Untrusted(f"{url} does not speak TLS", "is this a vault's address?")
-    return VaultUnavailable(f"{url}: {_words(error)}", "is the vault running, and to be reached?")
-
-
-def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
-    """aiohttp wraps what TLS said, at more than one depth."""
-    for _ in range(8):
-        # aiohttp's own are SSLErrors as well, and say nothing of what happened.
-        mute = isinstance(error, aiohttp.ClientError)
-        if error is None or (isinstance(error, ssl.SSLError) and not mute):
-            return error
-        inner = getattr(error, "os_error", None) or getattr(error, "certificate_error", None)
-        error = inner or error.__cause__ or error.__context__
-    return None
-
-
-def _why(error: ssl.SSLCertVerificationError) -> str:
-    """OpenSSL's reason, or ours of `tls`, without the frame that aiohttp and ssl put around it."""
-    text = getattr(error, "verify_message", "") or str(error.args[-1] if error.args else error)
-    return text.partition(" (_ssl.c")[0]
-
-
-def _words(error: Exception) -> str:
-    inner = getattr(error, "os_error", None) or error
-    return getattr(inner, "strerror", None) or str(inner) or type(error).__name__

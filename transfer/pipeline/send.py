@@ -117,15 +117,20 @@ class Sender:
 
     async def _ask_have(self, questions: list[list[bytes]]) -> list[list[bool]]:
         asked = [id for ids in questions for id in ids]
-        there = iter(await self._vault.have(self._session, tasks.DATA, self._generation, asked))
+        there = iter(await self._asked(tasks.DATA, asked))
         return [list(islice(there, len(ids))) for ids in questions]
+
+    async def _asked(self, tag: int, ids: Sequence[bytes]) -> list[bool]:
+        with self.pool.activity.asking():
+            return await self._vault.have(self._session, tag, self._generation, ids)
 
     async def _store_frames(self, parts: list[Frames]) -> list[int]:
         """How many frames of each were there already."""
         size = sum(len(part.raw) for part in parts)
         self._sending(size)
         began = time.monotonic()
-        outcomes = await self._vault.store(self._session, b"".join(part.raw for part in parts))
+        with self.pool.activity.asking():
+            outcomes = await self._vault.store(self._session, b"".join(part.raw for part in parts))
         is_quick = size >= QUICK * (time.monotonic() - began)
         self._store.limit = MAX_CALL if is_quick else SLOW_CALL
         if Outcome.REJECTED in outcomes:
@@ -186,7 +191,8 @@ class Sender:
             return None
         lengths = await worker.call(tasks.seal_kept, wanted)
         size = sum(lengths)
-        await self._room.take(size)
+        with self.pool.activity.held():
+            await self._room.take(size)
         again = self._store.put(Frames(bytes(worker.slot[:size]), len(lengths)))
         again.add_done_callback(lambda _: self._room.give(size))
         return Stored([id for _, id in wanted], again)
@@ -234,7 +240,7 @@ class Sender:
         there: set[bytes] = set()
         for tag in {each.tag for each in references}:
             ids = [each.id for each in references if each.tag == tag]
-            has = await self._vault.have(self._session, tag, self._generation, ids)
+            has = await self._asked(tag, ids)
             there.update(id for id, yes in zip(ids, has, strict=True) if yes)
         return [node._replace(known=node.known | there) for node in nodes]
 
