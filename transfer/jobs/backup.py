@@ -114,7 +114,8 @@ class _Run:
         try:
             if session.keyring_version > agent.opened.keyring.version:
                 raise NotStored("another machine has changed the keyring meanwhile", "run again")
-            pool = agent.pool(self.options.workers, tasks.Tools, self.options.compression)
+            chosen = self.options
+            pool = agent.pool(chosen.workers, tasks.Tools, chosen.compression, chosen.check)
             async with pool, kept_alive(agent.vault, session.number):
                 meter = Meter(pool, agent.vault, reads=True)
                 if self.cache is not None:

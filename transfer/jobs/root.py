@@ -61,6 +61,8 @@ class BackupOptions:
     audits: Audits = field(default_factory=Audits)
     tracks: bool = True
     """Whether something may stay at a source, so that the next run knows what changed."""
+    check: str = "all"
+    """Of what is sealed: "all" is opened again in full, or "sampled" blocks are."""
 
 
 class Parent(NamedTuple):
