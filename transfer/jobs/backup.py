@@ -10,6 +10,7 @@ The next run continues that session and reads on where its journal ends.
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
@@ -31,6 +32,7 @@ from transfer.jobs.meter import Meter
 from transfer.jobs.progress import Progress, Warning
 from transfer.jobs.protected import Protected, ProtectedSource, resolve
 from transfer.jobs.root import BackupOptions, Parent, RootSender
+from transfer.jobs.tuning import tuned
 from transfer.pipeline import tasks
 from transfer.pipeline.send import Sent
 from transfer.pipeline.workers import Pool
@@ -99,6 +101,7 @@ class _Run:
         self.agent, self.options, self.progress, self.item = agent, options, progress, item
         self.protected, self.cache = protected, agent.node_cache(item)
         self.before: Interrupted | None = None
+        self.level: Callable[[], int | None] = lambda: None
 
     async def go(self) -> BackupResult:
         self.progress.phase_is("opening the view")
@@ -122,7 +125,8 @@ class _Run:
                     await to_the_end(asyncio.to_thread(self.cache.open))
                 parent = await self._parent(pool)
                 wanted = await agent.vault.wanted(session.number) if parent else []
-                result, point = await self._commit(pool, journal, session, parent, not wanted)
+                async with tuned(agent.vault, meter, chosen.compression == "auto") as self.level:
+                    result, point = await self._commit(pool, journal, session, parent, not wanted)
                 result.limited_by = meter.limited_by()
         except (asyncio.CancelledError, TransientError):
             resumable = not self.options.dry_run or resumable
@@ -208,7 +212,7 @@ class _Run:
             resumes = await to_the_end(asyncio.to_thread(journal.begin, begin, resume))
         attempt = RootSender(
             self.agent, self.options, self.progress, self.protected, self.cache, journal,
-            resumes, views,
+            resumes, views, self.level,
         )  # fmt: skip
         root, marks, sent = await attempt.send(pool, session.number, parent, trust)
         if self.options.dry_run:

@@ -13,13 +13,13 @@ class Meter:
     """Counts from now on; *reads* from a source, or else writes to a target."""
 
     def __init__(self, pool: Pool, vault: Vault, reads: bool) -> None:
-        self._pool, self._vault, self._reads = pool, vault, reads
+        self._pool, self._vault, self.reads = pool, vault, reads
         self._began, self._loop_began = time.monotonic(), time.thread_time()
         self._before = _traffic(vault)
 
     def limited_by(self) -> Cause | None:
         """What held the run back so far."""
-        return limited_by(self.spent(), self._reads)
+        return limited_by(self.spent(), self.reads)
 
     def spent(self) -> Seconds:
         elapsed = time.monotonic() - self._began

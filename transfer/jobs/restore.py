@@ -27,6 +27,7 @@ from transfer.jobs.agent import Agent, ListedPoint
 from transfer.jobs.heartbeat import kept_alive
 from transfer.jobs.meter import Meter
 from transfer.jobs.progress import Progress, Warning
+from transfer.jobs.tuning import tuned
 from transfer.jobs.unfinished import RestoreMark
 from transfer.pipeline import present_tasks, write_tasks
 from transfer.pipeline.batching import task_group
@@ -111,7 +112,7 @@ class _Run:
             alive = kept_alive(agent.vault, session.number)
             async with pool, alive:
                 meter = Meter(pool, agent.vault, reads=False)
-                async with task_group() as group:
+                async with tuned(agent.vault, meter, False), task_group() as group:
                     yield pool, NodeReader(pool, agent.vault, session.number, group), group
                 self.limited_by = meter.limited_by()
         finally:

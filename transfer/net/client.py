@@ -28,6 +28,7 @@ from transfer.formats.reference import Buffer, Reference
 from transfer.net.pacing import pace_of
 from transfer.net.tcp_info import Traffic
 from transfer.net.transport import Limits, Query, Request, Transport, pieces
+from transfer.policy.concurrency import START
 from transfer.throttle.dispatch import ClassName
 from transfer.throttle.throttle import Throttle
 from transfer.vault.base import (
@@ -100,6 +101,10 @@ class RemoteVault:
     def traffic(self) -> Traffic | None:
         """Of all connections since the start; None where the system does not tell."""
         return self._transport.traffic
+
+    @property
+    def transport(self) -> Transport:
+        return self._transport
 
     @property
     def connections(self) -> int:
@@ -232,10 +237,26 @@ class RemoteVault:
         async def once() -> None:
             asked = list(left)
             for at in range(0, len(asked), MAX_FRAMES):
-                await self._fetch_some(session, asked[at : at + MAX_FRAMES], take)
+                await self._fetch_parts(session, asked[at : at + MAX_FRAMES], take)
 
         with self._counted(session):
             await self._transport.repeated(once, lambda: count - len(left))
+
+    async def _fetch_parts(
+        self, session: int, asked: Sequence[Reference], arrived: Arrived
+    ) -> None:
+        """Over as many connections as this fetch may have beside others."""
+        ways = max(1, self.connections // max(START, self._fetching.total()))
+        size = -(-len(asked) // ways)
+        parts = [asked[at : at + size] for at in range(0, len(asked), size)]
+        if len(parts) == 1:
+            return await self._fetch_some(session, asked, arrived)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for part in parts:
+                    group.create_task(self._fetch_some(session, part, arrived))
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
 
     async def _fetch_some(self, session: int, asked: Sequence[Reference], arrived: Arrived) -> None:
         body = messages.encode_asked(asked)

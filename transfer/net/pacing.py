@@ -141,6 +141,17 @@ class Sockets:
         for each in list(self._made):
             self._shape(each)
 
+    def share_by(self, connections: int) -> None:
+        """So many share the limits from now on."""
+        self._connections = connections
+        for each in list(self._made):
+            self._shape(each)
+
+    def round_trip(self) -> float:
+        """The shortest, in seconds; 0.0 where nobody knows."""
+        found = [info.round_trip for each in list(self._made) if (info := info_of(each))]
+        return min((each for each in found if each), default=0.0)
+
     def traffic(self) -> Traffic | None:
         """Of all that there ever were; of one that closes, up to the last call of this."""
         for each in list(self._made):

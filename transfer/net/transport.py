@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
@@ -36,12 +37,12 @@ from transfer.net.pacing import (
 from transfer.net.tcp_info import Traffic
 from transfer.net.waits import Waits
 from transfer.policy import backoff
+from transfer.policy.concurrency import MOST, START
 from transfer.throttle.dispatch import DIRECTIONS, ClassName, Direction
 from transfer.throttle.flow import Flow
 from transfer.throttle.throttle import Throttle
 
 T = TypeVar("T")
-DEFAULT_CONNECTIONS = 4
 PATIENCE = 30.0  # seconds for which a call that breaks is made again
 _SILENCE = 300.0  # seconds that a vault may take to answer
 _CONNECT = 15.0
@@ -63,6 +64,15 @@ class Limits(NamedTuple):
     @classmethod
     def of(cls, throttle: Throttle, name: ClassName) -> "Limits":
         return cls(throttle, throttle.flow("up", name), throttle.flow("down", name), Waits())
+
+
+@dataclass
+class Trouble:
+    """Of calls that carry data: those that broke, and of these those that were to come later."""
+
+    calls: int = 0
+    failures: int = 0
+    refusals: int = 0
 
 
 class Stalled(VaultUnavailable):
@@ -101,13 +111,15 @@ class Transport:
     ) -> None:  # fmt: skip
         self.url, self._server, self._context = url.rstrip("/"), server, context
         self._patience, self._budget = patience, backoff.RetryBudget()
-        self.connections = connections or DEFAULT_CONNECTIONS
-        self._sockets = Sockets(self.connections)
+        self._connections, self.is_steered = connections or START, connections is not None
+        self._sockets = Sockets(self._connections)
         self._throttles: list[Throttle] = []
+        self.trouble = Trouble()
         # One more than send at a time: while one waits for its answer, which comes from a disk,
         # the next sends.
-        self._bulk = self._session(self.connections + 1)
-        self._sending = Turns(lambda: self.connections)
+        self._calling = Turns(lambda: self._connections + 1)
+        self._sending = Turns(lambda: self._connections)
+        self._bulk = self._session(max(MOST, self._connections) + 1)
         self._control = self._session(_CONTROL_CONNECTIONS)
 
     def _session(self, connections: int) -> aiohttp.ClientSession:
@@ -124,6 +136,23 @@ class Transport:
     async def close(self) -> None:
         await self._bulk.close()
         await self._control.close()
+
+    @property
+    def connections(self) -> int:
+        """For calls that carry data. A new number holds at once, and breaks nothing off."""
+        return self._connections
+
+    @connections.setter
+    def connections(self, number: int) -> None:
+        self._connections = number
+        self._sockets.share_by(number)
+        self._calling.look()
+        self._sending.look()
+
+    @property
+    def round_trip(self) -> float:
+        """The shortest of any connection that is open, in seconds; 0.0 where nobody knows."""
+        return self._sockets.round_trip()
 
     @property
     def traffic(self) -> Traffic | None:
@@ -179,6 +208,8 @@ class Transport:
                 give_up, attempt = math.inf, 0
                 continue
             except VaultUnavailable as error:
+                self.trouble.failures += 1
+                self.trouble.refusals += error.retry_after is not None
                 if progress() > before:
                     give_up, attempt, before = math.inf, 0, progress()
                 delay = backoff.delay(attempt, random.random(), error.retry_after)
@@ -229,11 +260,14 @@ class Transport:
             if request.carries == "down":
                 ahead = read_ahead(limits.throttle.rate("down"))
             await stack.enter_async_context(turn)
-            if request.body and not request.control:
+            if not request.control:
                 # Before it has a connection, on which a vault waits for a head half a minute only.
                 began = time.monotonic()
-                await turn.enter_async_context(self._sending.one())
+                await stack.enter_async_context(self._calling.one())
+                if request.body:
+                    await turn.enter_async_context(self._sending.one())
                 limits.waits.queued += time.monotonic() - began
+                self.trouble.calls += 1
             limits.up.charge(on_wire(_HEAD))
             params = {name: str(value) for name, value in request.query.items()}
             if request.carries == "down" and (rate := limits.throttle.rate("down")) is not None:
