@@ -213,3 +213,16 @@ def test_a_rate_that_drifts_is_no_other_path():
     driven(control, lambda n: 10**7, 1, "throttle")  # holds
     numbers = [control.seen(Epoch(2, int(2e7 * 1.02**n), "network")) for n in range(14)]
     assert numbers == [8] * 14
+
+
+def test_one_epoch_that_was_bad_ends_no_search():
+    control, rates = Concurrency(), iter([4, 8, 9, 15, 32, 64])
+    tried = [control.seen(Epoch(1, next(rates) * 10**6, "network")) for _ in range(6)]
+    assert tried == [8, 16, 16, 32, 64, 64]
+
+
+def test_two_epochs_of_one_number_count_by_their_mean():
+    control, rates = Concurrency(), iter([4, 8, 6, 10.5])  # 8.25 is too little more than 8
+    for _ in range(4):
+        control.seen(Epoch(1, int(next(rates) * 10**6), "network"))
+    assert control.connections < 16

@@ -4,9 +4,8 @@ it compresses.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 from transfer.jobs.meter import Meter
 from transfer.net.client import RemoteVault
@@ -18,6 +17,7 @@ from transfer.vault.base import Vault
 
 Level = Callable[[], int | None]
 _LOOK = 0.5  # seconds between two looks at the compression
+_SECOND = 1.0
 _MANY = 0.05  # of the calls: so many break only where there are too many connections
 
 
@@ -32,7 +32,7 @@ async def tuned(vault: Vault, meter: Meter, compresses: bool) -> AsyncIterator[L
     if not isinstance(vault, RemoteVault):
         yield lambda: None
         return
-    transport, work = vault.transport, list[Coroutine[Any, Any, None]]()
+    transport, work = vault.transport, [_look(vault.transport)]
     steers = not transport.is_steered
     if steers:
         transport.is_steered = True
@@ -48,6 +48,12 @@ async def tuned(vault: Vault, meter: Meter, compresses: bool) -> AsyncIterator[L
         await asyncio.gather(*tasks, return_exceptions=True)
         if steers:
             transport.is_steered = False
+
+
+async def _look(transport: Transport) -> None:
+    while True:
+        await asyncio.sleep(_SECOND)
+        transport.look()
 
 
 async def _compress(compression: Compression, meter: Meter) -> None:

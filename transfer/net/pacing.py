@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from weakref import WeakKeyDictionary, WeakSet
 
+from transfer.net.losses import Losses, bear_losses
 from transfer.net.tcp_info import Traffic, info_of
 from transfer.policy.token_bucket import MAX_RATE
 from transfer.throttle.flow import Flow
@@ -122,7 +123,7 @@ class Sockets:
         self._made: WeakSet[socket.socket] = WeakSet()
         self._up: int | None = None
         self._down: int | None = None
-        self._traffic = Traffic()
+        self._traffic, self._losses = Traffic(), Losses()
         self._seen: WeakKeyDictionary[socket.socket, Traffic] = WeakKeyDictionary()
         self._bounded: dict[int, WeakSet[socket.socket]] = {
             socket.SO_SNDBUF: WeakSet(), socket.SO_RCVBUF: WeakSet(),
@@ -131,6 +132,8 @@ class Sockets:
     def add(self, made: socket.socket) -> None:
         """Before it connects: only then the receive window can be bounded."""
         self._made.add(made)
+        if self._losses.are_many:
+            bear_losses(made)
         self._shape(made)
 
     def follow(self, up: int | None, down: int | None) -> None:
@@ -140,6 +143,13 @@ class Sockets:
         self._up, self._down = up, down
         for each in list(self._made):
             self._shape(each)
+
+    def look(self) -> None:
+        """To be called every second or so, for losses."""
+        traffic = self.traffic()
+        if traffic is not None and self._losses.seen(traffic, self.round_trip()):
+            for each in list(self._made):
+                bear_losses(each)
 
     def share_by(self, connections: int) -> None:
         """So many share the limits from now on."""

@@ -154,6 +154,10 @@ class Transport:
         """The shortest of any connection that is open, in seconds; 0.0 where nobody knows."""
         return self._sockets.round_trip()
 
+    def look(self) -> None:
+        """To be called every second or so while data moves: the line may lose packets."""
+        self._sockets.look()
+
     @property
     def traffic(self) -> Traffic | None:
         """Of all its sockets since the start; None where the system does not tell."""

@@ -97,10 +97,15 @@ class Batcher(Generic[Q, A]):
         """As `ask`, for whoever wants the answer later."""
         answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, answer))
-        if self._active < self._parallel() and self._is_worth_it(self._active):
+        self._begin()
+        return answer
+
+    def _begin(self) -> None:
+        """As many as may be under way, which may be more than before."""
+        most = min(self._parallel(), self._active + len(self._waiting))
+        while self._active < most and self._is_worth_it(self._active):
             self._active += 1
             self._group.create_task(self._drain(), name="batcher")
-        return answer
 
     async def _drain(self) -> None:
         try:

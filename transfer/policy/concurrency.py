@@ -51,6 +51,8 @@ class Concurrency:
         self.connections, self._most = min(start, most), most
         self._rates: dict[int, float] = {}
         """Bytes a second, of the numbers that were tried in this search."""
+        self._doubted = set[int]()
+        """Numbers that seemed not to pay: each is looked at once more."""
         self._state = self._search
         self._held, self._rate, self._others, self._probes = 0.0, 0.0, 0, 0
 
@@ -59,16 +61,24 @@ class Concurrency:
         if epoch.refused:
             self._hold(max(1, self.connections // 2), 0.0)
         elif epoch.cause in _GAIN:
-            self._rates[self.connections] = epoch.bytes / epoch.seconds
+            self._note(epoch.bytes / epoch.seconds)
             self._state(epoch)
         elif self._state != self._holding:
             self._hold(self.connections, 0.0)
         return self.connections
 
+    def _note(self, rate: float) -> None:
+        """Of two epochs with one number their mean: lines that lose packets are restless."""
+        before = self._rates.get(self.connections)
+        self._rates[self.connections] = rate if before is None else (before + rate) / 2
+
     def _search(self, epoch: Epoch) -> None:
         now = self.connections
         below = max((n for n in self._rates if n < now), default=0)
         if below and self._rates[now] < _PAYS * self._rates[below]:
+            if now not in self._doubted:
+                self._doubted.add(now)
+                return
             self._low, self._high = below, now
             self._state = self._narrow
             self._narrow(epoch)
@@ -96,6 +106,7 @@ class Concurrency:
         """With *rate* as what it brings; 0.0: to be seen."""
         self.connections, self._rate = connections, rate
         self._rates.clear()
+        self._doubted.clear()
         self._state, self._held, self._others = self._holding, 0.0, 0
 
     def _holding(self, epoch: Epoch) -> None:
