@@ -43,7 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--block-size", type=values.block_size, default=2**20, metavar="N",
         help="a power of two from 64K to 4M (default: 1M)")  # fmt: skip
     add("--compression", choices=("auto", "fast", "better", "off"), default="auto",
-        help="auto leaves out what does not get smaller (default)")  # fmt: skip
+        help="auto takes more time where the network or a limit is what holds the backup back, and "
+        "leaves out what does not get smaller (default)")  # fmt: skip
     add("--check", choices=("all", "sampled"), default="all",
         help="open each block again before it is sent (default), or one in 16: the others are "
         "decrypted and compared with what was encrypted, which takes a fifth less")  # fmt: skip
