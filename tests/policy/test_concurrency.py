@@ -216,8 +216,8 @@ def test_a_rate_that_drifts_is_no_other_path():
 
 
 def test_one_epoch_that_was_bad_ends_no_search():
-    control, rates = Concurrency(), iter([4, 8, 9, 15, 32, 64])
-    tried = [control.seen(Epoch(1, next(rates) * 10**6, "network")) for _ in range(6)]
+    control, rates = Concurrency(), iter([4, 8, 8.2, 15, 32, 64])
+    tried = [control.seen(Epoch(1, int(next(rates) * 10**6), "network")) for _ in range(6)]
     assert tried == [8, 16, 16, 32, 64, 64]
 
 
