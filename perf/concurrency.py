@@ -1,10 +1,12 @@
 """Connections: a static number of them against `auto`, on paths with a rate, a delay and losses.
 
-    python -m perf.concurrency [--path NAME]... [--connections N]... [--after S] [--for S]
+    python -m perf.concurrency [--path NAME]... [--connections N]... [--restore]
+                               [--after S] [--for S] [--size MIB]
 
-Bytes a second that a backup of random bytes brings to the vault, from S seconds after its start on;
-with `auto` also how many connections it had at the end. The paths are made by `perf.path`: root,
-`ip` and /dev/net/tun are needed. Last comes what `auto` brings of what the best number brings.
+Bytes a second that a backup of random bytes brings to the vault, or with --restore a restore of
+them from it, from S seconds after its start on; with `auto` also how many connections it had at the
+end. The paths are made by `perf.path`: root, `ip` and /dev/net/tun are needed. Last comes what
+`auto` brings of what the best number brings.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path as File
+from typing import Any
 
 import transfer
 from perf.bench import machine
@@ -26,6 +29,7 @@ from perf.wire import PASSPHRASE
 from transfer.formats import credential
 from transfer.jobs.keyring import Secret
 from transfer.jobs.register import register
+from transfer.library import Run
 from transfer.net.client import RemoteVault
 
 MIB = 2**20
@@ -61,7 +65,7 @@ def served(top: File, path: Path) -> Iterator[None]:
 
 
 async def goodput(
-    top: File, source: File, connections: int | None, after: float, seconds: float
+    top: File, source: File, connections: int | None, after: float, seconds: float, down: bool
 ) -> tuple[float, int]:
     """(bytes a second, connections at the end), of a run that does not come to its end."""
     async with transfer.connect(
@@ -70,18 +74,29 @@ async def goodput(
         vault = client._agent.vault
         assert isinstance(vault, RemoteVault)
         with contextlib.suppress(asyncio.CancelledError):
-            async with client.backup("item", [source], full=True) as run:
+            run: Run[Any] = client.backup("item", [source], full=True)
+            if down:
+                run = client.restore("item", top / "back")
+            async with run:
                 await asyncio.wait({run._task}, timeout=after)
-                began, before = time.monotonic(), _sent(vault)
+                began, before = time.monotonic(), _moved(vault)
                 await asyncio.wait({run._task}, timeout=seconds)
-                found = (_sent(vault) - before) / (time.monotonic() - began), vault.connections
+                found = (_moved(vault) - before) / (time.monotonic() - began), vault.connections
                 assert not run._task.done(), "the source is too small"
         return found
 
 
-def _sent(vault: RemoteVault) -> int:
+def _moved(vault: RemoteVault) -> int:
     traffic = vault.traffic
-    return traffic.sent if traffic else 0
+    return traffic.sent + traffic.received if traffic else 0
+
+
+async def _filled(top: File, source: File) -> None:
+    async with (
+        transfer.connect(state=top / "state", passphrase=PASSPHRASE) as client,
+        client.backup("item", [source]) as run,
+    ):
+        await run.result()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -90,6 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--connections", action="append", type=int, metavar="N")
     parser.add_argument("--after", type=float, default=20.0, metavar="S")
     parser.add_argument("--for", dest="seconds", type=float, default=20.0, metavar="S")
+    parser.add_argument("--restore", action="store_true")
     parser.add_argument("--size", type=int, default=900, metavar="MIB", help="of the source")
     args = parser.parse_args(argv)
     alone("perf.concurrency", sys.argv[1:] if argv is None else argv)
@@ -109,8 +125,12 @@ def main(argv: list[str] | None = None) -> int:
                         file.write(os.urandom(MIB))
                 path.is_now(Shape(1e9, 0.0))
                 with served(top, path):
+                    if args.restore:
+                        asyncio.run(_filled(top, source))
                     path.is_now(PATHS[each])
-                    found, had = asyncio.run(goodput(top, source, number, args.after, args.seconds))
+                    found, had = asyncio.run(
+                        goodput(top, source, number, args.after, args.seconds, args.restore)
+                    )
                 row.append(found)
                 shown = f"{found / 1e6:.2f}" + ("" if number else f" ({had})")
                 print(f"{shown:>{8 if number else 16}}", end="", flush=True)

@@ -10,6 +10,7 @@ from tests.jobs.test_register import Setup
 from tests.net.behind import held_vault
 from tests.net.far import far_vault
 from tests.suites.vault import begun, made_frame
+from transfer.errors import NotStored, VaultUnavailable
 from transfer.jobs import backup as backup_job
 from transfer.jobs import restore as restore_job
 from transfer.jobs import tuning
@@ -45,6 +46,21 @@ async def test_more_go_at_once_and_fewer_from_the_next_on(tmp_path, clock):
         outcomes = await asyncio.wait_for(asyncio.gather(*calls), 5)
         assert outcomes == [[Outcome.STORED]] * 8
         assert remote.transport.trouble.failures == 0
+
+
+async def test_calls_that_break_and_calls_that_are_refused_are_counted(tmp_path, clock):
+    async with held_vault(tmp_path / "vault", clock) as (far, vault):
+        remote = far.client(far.registered("own"), patience=0.0)
+        session = await begun(remote)
+        vault.failing["store"] = (0, NotStored("the disk is full"))
+        with pytest.raises(NotStored):
+            await remote.store(session, made_frame(1)[1])
+        trouble = remote.transport.trouble
+        assert (trouble.failures, trouble.refusals > 0) == (0, True)
+        await far.server.stop(grace=0)
+        with pytest.raises(VaultUnavailable):
+            await remote.store(session, made_frame(1)[1])
+        assert trouble.failures > 0 and trouble.calls >= 2
 
 
 async def test_who_waits_to_send_goes_when_there_are_more(far):

@@ -47,7 +47,7 @@ def info_of(one: socket.socket) -> Info | None:
     try:
         raw = one.getsockopt(socket.IPPROTO_TCP, _OPTION, _INFO.size)
         rtt, repeated, sent, received, segments, shortest, busy = _INFO.unpack(raw)
-    except (OSError, struct.error):
+    except (OSError, AttributeError, struct.error):
         return None
     if shortest == _NEVER:
         shortest = rtt

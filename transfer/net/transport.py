@@ -44,6 +44,7 @@ from transfer.throttle.throttle import Throttle
 
 T = TypeVar("T")
 PATIENCE = 30.0  # seconds for which a call that breaks is made again
+_LESS = {429, 503}  # a vault that wants fewer calls
 _SILENCE = 300.0  # seconds that a vault may take to answer
 _CONNECT = 15.0
 _CONTROL_CONNECTIONS = 2
@@ -68,7 +69,7 @@ class Limits(NamedTuple):
 
 @dataclass
 class Trouble:
-    """Of calls that carry data: those that broke, and of these those that were to come later."""
+    """Of calls that carry data; also of the others those that broke, or that came too many."""
 
     calls: int = 0
     failures: int = 0
@@ -212,8 +213,6 @@ class Transport:
                 give_up, attempt = math.inf, 0
                 continue
             except VaultUnavailable as error:
-                self.trouble.failures += 1
-                self.trouble.refusals += error.retry_after is not None
                 if progress() > before:
                     give_up, attempt, before = math.inf, 0, progress()
                 delay = backoff.delay(attempt, random.random(), error.retry_after)
@@ -286,6 +285,7 @@ class Transport:
                 )  # fmt: skip
                 _bound_reading(response, ahead)
                 limits.down.charge(on_wire(_HEAD))
+                self.trouble.refusals += response.status in _LESS
                 if response.status >= 300:
                     raw = await _read(response, MAX_PROBLEM, limits.down, at_once=True)
                     raise problems.error_of(response.status, raw, _retry_after(response))
@@ -294,6 +294,7 @@ class Transport:
                 silent = request.carries == "down" and isinstance(error, TimeoutError)
                 if silent and limits.down.paused:
                     raise Stalled(limits.down) from error
+                self.trouble.failures += _stalled(error) is None
                 raise _stalled(error) or translated(error, self.url) from error
 
 
