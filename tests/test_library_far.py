@@ -63,7 +63,7 @@ async def test_limits_belong_to_a_run(far, source, tmp_path):
     async with connect(tmp_path) as client:
         began = time.monotonic()
         async with client.backup("slow", [source], up="24Mbit", workers=0) as run:
-            assert (await run.result()).limited_by == "up"
+            assert (await run.result()).limited_by == "throttle"
         assert time.monotonic() - began > 0.9
         began = time.monotonic()
         async with client.restore("slow", to=tmp_path / "a", down=SIZE, workers=0) as run:

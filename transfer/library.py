@@ -46,6 +46,7 @@ Rate = str | int | None
 """As `--up` has it ("8Mbit", "off"), or bytes a second; None is no limit of this run's own."""
 Job = Callable[["Agent", Numbers], Awaitable[T]]
 Compression = Literal["auto", "fast", "better", "off"]
+Check = Literal["all", "sampled"]
 Overwrite = Literal["never", "changed", "always"]
 Owner = Literal["number", "name", "none"]
 MOST = 64  # workers, connections or weight
@@ -185,15 +186,19 @@ class Client:
         exclude_caches: bool = False, one_file_system: bool = False, block_size: int = 2**20,
         compression: Compression = "auto", full: bool = False, dry_run: bool = False,
         workers: int | None = None, up: Rate = None, weight: int | None = None,
+        check: Check = "all",
     ) -> "Run[BackupResult]":  # fmt: skip
-        """Make a recovery point of *paths*: directories, or files and block devices as images."""
+        """Make a recovery point of *paths*: directories, or files and block devices as images.
+
+        With *check* "sampled" one block in 16 is opened again in full before it is sent.
+        """
         from transfer.jobs import backup as job
 
         options = job.BackupOptions(
             item, [os.fsdecode(path) for path in _paths(paths)],
             _names(exclude), exclude_caches, one_file_system, block_size,
             _one_of("compression", compression, Compression), full, dry_run,
-            _number("workers", workers, 0),
+            _number("workers", workers, 0), check=_one_of("check", check, Check),
         )  # fmt: skip
         return self._run(
             f"backup of {item}", lambda agent, numbers: job.backup(agent, options, numbers),

@@ -17,6 +17,7 @@ from transfer.jobs import restore as restore_job
 from transfer.jobs.limits import RunLimits, limited
 from transfer.jobs.progress import Progress
 from transfer.jobs.state import StateDirectory
+from transfer.pipeline.sealing import Opener
 from transfer.vault.base import Outcome
 
 
@@ -124,7 +125,21 @@ async def test_a_limit_that_held_a_run_back_is_named(setup, tree):
         options = backup_job.BackupOptions("item", [tree], workers=0)
         async with limited(agent, RunLimits(8 * 2**20)) as run:
             result = await backup_job.backup(run, options, Progress())
-    assert result.limited_by == "up"
+    assert result.limited_by == "throttle"
+
+
+@pytest.mark.parametrize(("check", "most", "least"), [("all", 0, 0), ("sampled", 30, 28)])
+async def test_a_sampled_check_opens_one_block_in_sixteen_in_full(
+    setup, tmp_path, monkeypatch, check, most, least
+):
+    compared = []
+    whole = Opener.compare
+    monkeypatch.setattr(Opener, "compare", lambda *given: (compared.append(1), whole(*given)))
+    (tmp_path / "disk").write_bytes(os.urandom(32 * 2**20))
+    options = backup_job.BackupOptions("item", [tmp_path / "disk"], workers=0, check=check)
+    async with setup.open() as agent:
+        await backup_job.backup(agent, options, Progress())
+    assert least <= len(compared) <= most  # each of two threads opens its first
 
 
 async def poison(setup):

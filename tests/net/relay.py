@@ -15,6 +15,8 @@ class Relay:
         """Bytes to the vault after which all connections are cut, once."""
         self.cut_answer_after = None
         """The same for bytes from the vault."""
+        self.rate = None
+        """Bytes a second of the line, in each direction of each connection."""
         self.reading = asyncio.Event()
         """While it is not set, nothing that machines send is taken from them."""
         self.reading.set()
@@ -66,6 +68,8 @@ class Relay:
                 return
             writer.write(data)
             await writer.drain()
+            if self.rate is not None:
+                await asyncio.sleep(len(data) / self.rate)
             await self._taken(seen)
         with contextlib.suppress(OSError, RuntimeError):
             writer.write_eof()

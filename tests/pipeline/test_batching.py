@@ -221,3 +221,37 @@ async def test_whoever_no_longer_waits_takes_no_room(together):
     (waiting,) = await taking(room, 1)
     assert not waiting.done()
     waiting.cancel()
+
+
+async def test_a_number_that_grows_holds_for_what_waits_already():
+    echo, most = Echo(), 1
+    echo.gate.clear()
+    async with task_group() as group:
+        batcher = Batcher(group, echo.run, len, limit=1, count=1, parallel=lambda: most)
+        asked = [batcher.put(each) for each in "abcdef"]
+        await asyncio.sleep(0.01)
+        assert len(echo.batches) == 1
+        most = 4
+        asked.append(batcher.put("g"))
+        await asyncio.sleep(0.01)
+        assert len(echo.batches) == 4
+        echo.gate.set()
+        assert await asyncio.gather(*asked) == list("abcdefg")
+
+
+async def test_a_number_that_falls_holds_from_the_next_batch_on():
+    most, active, beside = 3, 0, []
+
+    async def run(questions):
+        nonlocal active, most
+        active += 1
+        beside.append(active)
+        await asyncio.sleep(0.01)
+        most = 1
+        active -= 1
+        return questions
+
+    async with task_group() as group:
+        batcher = Batcher(group, run, len, limit=1, count=1, parallel=lambda: most)
+        assert await asyncio.gather(*(batcher.put(each) for each in "abcdefgh")) == list("abcdefgh")
+    assert beside[:3] == [1, 2, 3] and max(beside[4:]) == 1

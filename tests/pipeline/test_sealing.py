@@ -379,18 +379,25 @@ class BadMemory(Opener):
         raw[self.at] ^= 16
         return super().open(raw, expected)
 
+    def compare(self, raw, expected, packed):
+        raw[self.at] ^= 4
+        super().compare(raw, expected, packed)
 
+
+@pytest.mark.parametrize("check", ["all", "sampled"])
 @pytest.mark.parametrize("compression", ["auto", "off"])
-def test_a_bit_that_flips_in_the_buffer_is_noticed_wherever_it_is(compression):
-    sealer = Sealer(KEYS, compression)
-    plain, children = b"text " * 20, children_of(1)
+def test_a_bit_that_flips_in_the_buffer_is_noticed_wherever_it_is(compression, check):
+    sealer = Sealer(KEYS, compression, check)
+    tag, plain, children = (LEAF, b"text " * 20, children_of(1))
+    if check == "sampled":
+        tag, children = DATA, b""
     out = memoryview(bytearray(frame_room(len(plain), len(children))))
-    id = sealer.id_of(LEAF, children, plain)
-    length = sealer.seal_into(out, LEAF, id, plain, children)
+    id = sealer.id_of(tag, children, plain)
+    length = sealer.seal_into(out, tag, id, plain, children)
     sealer._opener = memory = BadMemory(KEYS)
     for memory.at in range(length):
         with pytest.raises(IntegrityError, match="just sealed does not open") as caught:
-            sealer.seal_into(out, LEAF, id, plain, children)
+            sealer.seal_into(out, tag, id, plain, children)
         assert "memory" in caught.value.hint
         with pytest.raises(IntegrityError):  # it was no copy that was opened
             OPENER.open(out[:length])
@@ -470,3 +477,61 @@ def test_keys_are_not_shown():
     assert DOMAIN.hex()[:8] in shown
     for key in [*KEYS.id_keys.values(), *KEYS.seal_keys.values()]:
         assert str(key)[2:-1] not in shown and key.hex() not in shown
+
+
+def blocks_that_pass(sealer, count, tag=DATA):
+    """The numbers of those that were sealed."""
+    passed = []
+    for number in range(count):
+        plain = b"%d" % number * 1000
+        try:
+            sealer.seal(tag, plain)
+        except IntegrityError:
+            continue
+        passed.append(number)
+    return passed
+
+
+@pytest.mark.parametrize(
+    ("check", "tag", "passing"),
+    [
+        ("all", DATA, []),
+        ("sampled", DATA, [n for n in range(40) if n % 16]),
+        ("sampled", PAGE, []),  # a node stands for many blocks
+    ],
+)
+def test_what_is_opened_in_full_is_found_to_be_something_else(check, tag, passing):
+    sealer = Sealer(KEYS, check=check)
+    sealer._compress = BadCompressor()
+    assert blocks_that_pass(sealer, 40, tag) == passing
+
+
+@given(st.lists(st.binary(min_size=1, max_size=9000), min_size=1, max_size=20))
+@settings(max_examples=30)
+def test_sampled_frames_open_as_all_others(blocks):
+    sealer = Sealer(KEYS, check="sampled")
+    for block in blocks:
+        id, raw = sealer.seal(DATA, memoryview(block))
+        assert OPENER.open(raw, (DATA, id))[2] == block
+
+
+def test_what_decrypts_to_something_else_than_was_encrypted_is_refused():
+    """Also to something that begins like it, or is longer."""
+    plain = b"block" * 20
+    id, raw = Sealer(KEYS, "off").seal(DATA, plain)
+    opener = Opener(KEYS)
+    opener.compare(raw, (DATA, id), plain)
+    for other in (plain[:-1], plain + b"!", plain[:-1] + b"!"):
+        with pytest.raises(SealBroken, match="something else"):
+            opener.compare(raw, (DATA, id), other)
+
+
+def test_a_level_holds_from_the_next_block_on():
+    sealer, plain = Sealer(KEYS), b"".join(b"line %d\n" % (n * n) for n in range(20_000))
+    lengths = []
+    for level in (3, 12, 0, 3):
+        sealer.set_level(level)
+        id, raw = sealer.seal(DATA, plain)
+        assert OPENER.open(raw, (DATA, id))[2] == plain
+        lengths.append(len(raw))
+    assert lengths[1] < lengths[0] == lengths[3] < len(plain) < lengths[2]

@@ -51,7 +51,7 @@ def add_transfer(parser: argparse.ArgumentParser, class_name: "ClassName" = "bac
     add("--weight", type=values.weight, metavar="N", help="this run's part of the "
         "machine's limits beside other runs (default: 1); restores have twice as much")  # fmt: skip
     add("--connections", type=values.connections, metavar="N",
-        help="connections to a vault over the network, or auto (default)")  # fmt: skip
+        help="connections to a far vault, or auto: as many as pay (default)")  # fmt: skip
     add("--give-up-after", type=values.duration, metavar="TIME",
         help="wait so long (90s, 30m, 1h) for a vault that is in use or away")  # fmt: skip
 

@@ -20,6 +20,8 @@ class Outcome:
     result: dict[str, Any]
     lines: list[str] = field(default_factory=list)
     exit_code: int = 0
+    notes: list[str] = field(default_factory=list)
+    """Beside the result, on stderr."""
 
 
 def printable(name: str | bytes) -> str:
@@ -36,14 +38,14 @@ def _escaped(character: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in raw)
 
 
-def of_result(result: Any, lines: list[str]) -> Outcome:
+def of_result(result: Any, lines: list[str], notes: list[str] | None = None) -> Outcome:
     """Outcome of a job: 65 if anything was damaged, 3 with warnings, else 0."""
     found = dataclasses.asdict(result)
     if found.get("damaged"):
         code = DamagedData.exit_code
     else:
         code = WARNINGS if found.get("warnings_total") else 0
-    return Outcome(found, lines, code)
+    return Outcome(found, lines, code, notes or [])
 
 
 def show(outcome: Outcome, as_json: bool, quiet: bool) -> int:
@@ -61,6 +63,9 @@ def _print(outcome: Outcome, as_json: bool, quiet: bool) -> None:
     elif not quiet:
         for line in outcome.lines:
             print(line)
+    if not quiet:
+        for note in outcome.notes:
+            print(f"transfer: {note}", file=sys.stderr)
     if not as_json:
         _warn(outcome.result)
 

@@ -16,7 +16,7 @@ or point, 65 something is damaged, 75 target full, in use or too small, 77 wrong
 import argparse
 from pathlib import Path
 
-from transfer.cli import options, output
+from transfer.cli import advice, options, output
 from transfer.cli.output import size
 
 
@@ -59,4 +59,4 @@ def run(args: argparse.Namespace) -> output.Outcome:
         f"point {result.point[:16]} of {result.item}: {kept}wrote {size(result.bytes_written)}, "
         f"{result.files} files in {result.seconds:.1f} s"
     )
-    return output.of_result(result, [line])
+    return output.of_result(result, [line], advice.on_restore(result.limited_by))

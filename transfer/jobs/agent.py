@@ -103,12 +103,6 @@ class Agent:
             return None
         return NodeCache(self.state.path / "nodes" / f"{self.vault_id.hex()}.{item.hex()}")
 
-    def limited_by(self, seconds: float) -> str | None:
-        """`up` if that limit held a run of so many seconds back for most of the time."""
-        if not isinstance(self.vault, RemoteVault):
-            return None
-        return "up" if self.vault.limits.up.waited > seconds / 2 else None
-
     def item_id(self, name: str) -> bytes:
         return keys.item_id(self.opened.first_key, self.machine.id, name)
 

@@ -10,6 +10,7 @@ The next run continues that session and reads on where its journal ends.
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
@@ -27,12 +28,15 @@ from transfer.jobs.agent import Agent
 from transfer.jobs.disks import Audits, DiskSent
 from transfer.jobs.heartbeat import kept_alive
 from transfer.jobs.journal import Interrupted, RunJournal
+from transfer.jobs.meter import Meter
 from transfer.jobs.progress import Progress, Warning
 from transfer.jobs.protected import Protected, ProtectedSource, resolve
 from transfer.jobs.root import BackupOptions, Parent, RootSender
+from transfer.jobs.tuning import tuned
 from transfer.pipeline import tasks
 from transfer.pipeline.send import Sent
 from transfer.pipeline.workers import Pool
+from transfer.policy.bottleneck import Cause
 from transfer.policy.globs import Globs
 from transfer.vault.base import Missing, SessionInfo
 from transfer.waiting import to_the_end
@@ -63,7 +67,7 @@ class BackupResult:
     warnings: list[Warning] = field(default_factory=list)
     warnings_total: int = 0
     seconds: float = 0.0
-    limited_by: str | None = None
+    limited_by: Cause | None = None
 
 
 async def backup(agent: Agent, options: BackupOptions, progress: Progress) -> BackupResult:
@@ -75,7 +79,6 @@ async def backup(agent: Agent, options: BackupOptions, progress: Progress) -> Ba
     with agent.state.lock(item, options.item):
         result = await _Run(agent, options, progress, item, protected).go()
     result.seconds = round(time.monotonic() - started, 3)
-    result.limited_by = agent.limited_by(result.seconds)
     return result
 
 
@@ -99,6 +102,7 @@ class _Run:
         self.protected, self.cache = protected, agent.node_cache(item)
         self.before: Interrupted | None = None
         self._is_first = False  # no point of the domain is in the vault
+        self.level: Callable[[], int | None] = lambda: None
 
     async def go(self) -> BackupResult:
         self.progress.phase_is("opening the view")
@@ -114,13 +118,17 @@ class _Run:
         try:
             if session.keyring_version > agent.opened.keyring.version:
                 raise NotStored("another machine has changed the keyring meanwhile", "run again")
-            pool = agent.pool(self.options.workers, tasks.Tools, self.options.compression)
+            chosen = self.options
+            pool = agent.pool(chosen.workers, tasks.Tools, chosen.compression, chosen.check)
             async with pool, kept_alive(agent.vault, session.number):
+                meter = Meter(pool, agent.vault, reads=True)
                 if self.cache is not None:
                     await to_the_end(asyncio.to_thread(self.cache.open))
                 parent = await self._parent(pool)
                 wanted = await agent.vault.wanted(session.number) if parent else []
-                result, point = await self._commit(pool, journal, session, parent, not wanted)
+                async with tuned(agent.vault, meter, chosen.compression == "auto") as self.level:
+                    result, point = await self._commit(pool, journal, session, parent, not wanted)
+                result.limited_by = meter.limited_by()
         except (asyncio.CancelledError, TransientError):
             resumable = not self.options.dry_run or resumable
             raise
@@ -206,7 +214,7 @@ class _Run:
             resumes = await to_the_end(asyncio.to_thread(journal.begin, begin, resume))
         attempt = RootSender(
             self.agent, self.options, self.progress, self.protected, self.cache, journal,
-            resumes, views, self._is_first and trust and not self.options.dry_run,
+            resumes, views, self.level, self._is_first and trust and not self.options.dry_run,
         )  # fmt: skip
         root, marks, sent = await attempt.send(pool, session.number, parent, trust)
         if self.options.dry_run:

@@ -25,7 +25,9 @@ from transfer.formats.stream import Descriptor
 from transfer.jobs import unfinished
 from transfer.jobs.agent import Agent, ListedPoint
 from transfer.jobs.heartbeat import kept_alive
+from transfer.jobs.meter import Meter
 from transfer.jobs.progress import Progress, Warning
+from transfer.jobs.tuning import tuned
 from transfer.jobs.unfinished import RestoreMark
 from transfer.pipeline import present_tasks, write_tasks
 from transfer.pipeline.batching import task_group
@@ -37,6 +39,7 @@ from transfer.pipeline.receive_files import ReceiveOptions
 from transfer.pipeline.receive_streams import Extents, Received, StreamReceiver
 from transfer.pipeline.workers import Leased, Pool
 from transfer.pipeline.write_tasks import FrameAt, Piece
+from transfer.policy.bottleneck import Cause
 from transfer.policy.globs import Globs
 from transfer.sources.handles import file_handle, inode_handle
 from transfer.targets import image
@@ -69,6 +72,7 @@ class RestoreResult:
     warnings: list[Warning] = field(default_factory=list)
     warnings_total: int = 0
     seconds: float = 0.0
+    limited_by: Cause | None = None
 
 
 async def restore(agent: Agent, options: RestoreOptions, progress: Progress) -> RestoreResult:
@@ -92,6 +96,7 @@ class _Run:
         self.agent, self.listed, self.progress, self.workers = agent, listed, progress, workers
         self.received = Received()
         self.started = time.monotonic()
+        self.limited_by: Cause | None = None
         progress.bytes_total = listed.details.counts.bytes_source
 
     @asynccontextmanager
@@ -105,8 +110,11 @@ class _Run:
             generation = self.listed.point.generation
             pool = agent.pool(self.workers, write_tasks.WriteTools, root, owner, generation)
             alive = kept_alive(agent.vault, session.number)
-            async with pool, alive, task_group() as group:
-                yield pool, NodeReader(pool, agent.vault, session.number, group), group
+            async with pool, alive:
+                meter = Meter(pool, agent.vault, reads=False)
+                async with tuned(agent.vault, meter, False), task_group() as group:
+                    yield pool, NodeReader(pool, agent.vault, session.number, group), group
+                self.limited_by = meter.limited_by()
         finally:
             await to_the_end(agent.vault.end_session(session.number))
 
@@ -250,7 +258,7 @@ class _Run:
             self.listed.id.hex(), self.listed.details.item, received.bytes_received,
             received.bytes_written, received.bytes_kept, received.blocks, received.files,
             received.damaged, self.progress.warnings, self.progress.warnings_total,
-            round(time.monotonic() - self.started, 3),
+            round(time.monotonic() - self.started, 3), self.limited_by,
         )  # fmt: skip
 
 

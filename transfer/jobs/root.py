@@ -6,7 +6,7 @@ What the marks of the parent point prove unchanged is not read, and what its tre
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,6 +61,8 @@ class BackupOptions:
     audits: Audits = field(default_factory=Audits)
     tracks: bool = True
     """Whether something may stay at a source, so that the next run knows what changed."""
+    check: str = "all"
+    """Of what is sealed: "all" is opened again in full, or "sampled" blocks are."""
 
 
 class Parent(NamedTuple):
@@ -76,8 +78,10 @@ class RootSender:
     def __init__(
         self, agent: Agent, options: BackupOptions, progress: Progress,
         protected: list[Protected | ProtectedSource], cache: NodeCache | None, reads: Reads,
-        resumes: bool, views: AsyncExitStack, is_first: bool = False,
+        resumes: bool, views: AsyncExitStack, level: Callable[[], int | None] = lambda: None,
+        is_first: bool = False,
     ) -> None:  # fmt: skip
+        self.level = level
         self._views, self.views, self.told = views, list[View](), list[DiskSent]()
         self.reads, self.resumes, self.is_first = reads, resumes, is_first
         self.agent, self.options, self.progress = agent, options, progress
@@ -105,7 +109,7 @@ class RootSender:
             nodes = NodeReader(pool, self.agent.vault, session, group, self.cache)
             sender = Sender(
                 pool, self.agent.vault, session, generation, group=group, trust_parent=trust,
-                sending=self.progress.sending, uploads=self.agent.uploads,
+                sending=self.progress.sending, uploads=lambda: self.agent.uploads, level=self.level,
                 cache=self.cache, reads=self.reads, resumes=self.resumes, is_first=self.is_first,
             )  # fmt: skip
             before = await _entries(nodes, root)

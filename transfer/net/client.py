@@ -5,6 +5,7 @@ against what was asked. Whether a frame is what its ID says is for the workers t
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -26,7 +27,9 @@ from transfer.formats.messages import FRAMES, JSON, MAX_LINE
 from transfer.formats.reference import Buffer, Reference
 from transfer.net.frame_reader import FrameReader
 from transfer.net.pacing import pace_of
+from transfer.net.tcp_info import Traffic
 from transfer.net.transport import Limits, Query, Request, Transport, pieces
+from transfer.policy.concurrency import START
 from transfer.throttle.dispatch import ClassName
 from transfer.throttle.throttle import Throttle
 from transfer.vault.base import (
@@ -94,6 +97,15 @@ class RemoteVault:
         except TransferError:
             pass  # such as the session's end, of which its fetches hear as well
         return True
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """Of all connections since the start; None where the system does not tell."""
+        return self._transport.traffic
+
+    @property
+    def transport(self) -> Transport:
+        return self._transport
 
     @property
     def connections(self) -> int:
@@ -226,10 +238,26 @@ class RemoteVault:
         async def once() -> None:
             asked = list(left)
             for at in range(0, len(asked), MAX_FRAMES):
-                await self._fetch_some(session, asked[at : at + MAX_FRAMES], take)
+                await self._fetch_parts(session, asked[at : at + MAX_FRAMES], take)
 
         with self._counted(session):
             await self._transport.repeated(once, lambda: count - len(left))
+
+    async def _fetch_parts(
+        self, session: int, asked: Sequence[Reference], arrived: Arrived
+    ) -> None:
+        """Over as many connections as this fetch may have beside others."""
+        ways = max(1, self.connections // max(START, self._fetching.total()))
+        size = -(-len(asked) // ways)
+        parts = [asked[at : at + size] for at in range(0, len(asked), size)]
+        if len(parts) == 1:
+            return await self._fetch_some(session, asked, arrived)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for part in parts:
+                    group.create_task(self._fetch_some(session, part, arrived))
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
 
     async def _fetch_some(self, session: int, asked: Sequence[Reference], arrived: Arrived) -> None:
         body = messages.encode_asked(asked)
@@ -237,15 +265,23 @@ class RemoteVault:
         request = _post("/fetch", query, body)._replace(carries="down")
         expected = set(asked)
         async with self._transport.answer(request, self.limits) as response:
-            reader = FrameReader()
-            async for piece in pieces(response, self.limits.down):
-                for header, raw in reader.feed(piece):
-                    reference = header.reference
-                    if reference not in expected:
-                        raise FormatError(f"the vault sent {reference}, which nobody asked for")
-                    expected.discard(reference)
-                    arrived(reference, raw)
-            reader.end()
+            reader, began = FrameReader(), time.monotonic()
+            try:
+                async for piece in pieces(response, self.limits.down):
+                    for header, raw in reader.feed(piece):
+                        reference = header.reference
+                        if reference not in expected:
+                            raise FormatError(f"the vault sent {reference}: nobody asked for it")
+                        expected.discard(reference)
+                        arrived(reference, raw)
+                reader.end()
+            finally:
+                self._note_read(began)
+
+    def _note_read(self, began: float) -> None:
+        now, throttle = time.monotonic(), self.limits.throttle
+        received = sum(each.granted for each in throttle.stats("down").classes.values())
+        self.limits.waits.read(now - began, now, received, throttle.rate("down"))
 
     @contextmanager
     def _counted(self, session: int) -> Iterator[None]:

@@ -18,8 +18,10 @@ from typing import NamedTuple, cast
 from aiohttp import EMPTY_PAYLOAD, web
 from aiohttp.web_protocol import _ErrInfo
 
+from transfer.net.losses import Losses, bear_losses
 from transfer.net.pacing import noticed_when_gone
 from transfer.net.slow_body import READ_AHEAD, SlowBody
+from transfer.net.tcp_info import info_of
 
 _BACKLOG = 128
 _LAST_SECONDS = 5.0  # for handlers whose connection is gone
@@ -182,6 +184,8 @@ class Connections:
         pause = min(1.0, self.limits.head / 8, self.limits.stalled / 8)
         while True:
             await asyncio.sleep(pause)
+            for connection in self._open:
+                connection.look_for_losses()
             for connection in [each for each in self._open if each.overdue(loop.time())]:
                 self.cut += 1
                 connection.abort()
@@ -207,7 +211,7 @@ class _Connection(web.RequestHandler):
         self._head_began: float | None = loop.time()
         self._sent = (0, 0)  # acknowledged, and not yet given to the system
         self._taking: SlowBody | None = None  # of an answer that waits for its client
-        self._malformed = False
+        self._malformed, self._losses = False, Losses()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # aiohttp forgets its transport when it closes it; this one is still to be aborted.
@@ -285,6 +289,15 @@ class _Connection(web.RequestHandler):
         if sent != before:
             self._taking.received(sent[0] - before[0])
         return self._taking.left() <= 0
+
+    def look_for_losses(self) -> None:
+        """Of answers, which may be a restore's."""
+        if self._wire is None or not self._wire.get_write_buffer_size():
+            return
+        wire = self._wire.get_extra_info("socket")
+        info = None if wire is None else info_of(wire)
+        if info is not None and self._losses.seen(info.traffic, info.round_trip):
+            bear_losses(wire)
 
     def abort(self) -> None:
         """Close without the client's help: nothing more is sent, and no answer awaited."""

@@ -11,8 +11,10 @@ import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
+from transfer.net.losses import Losses, bear_losses
+from transfer.net.tcp_info import Traffic, info_of
 from transfer.policy.token_bucket import MAX_RATE
 from transfer.throttle.flow import Flow
 
@@ -121,6 +123,8 @@ class Sockets:
         self._made: WeakSet[socket.socket] = WeakSet()
         self._up: int | None = None
         self._down: int | None = None
+        self._traffic, self._losses = Traffic(), Losses()
+        self._seen: WeakKeyDictionary[socket.socket, Traffic] = WeakKeyDictionary()
         self._bounded: dict[int, WeakSet[socket.socket]] = {
             socket.SO_SNDBUF: WeakSet(), socket.SO_RCVBUF: WeakSet(),
         }  # fmt: skip
@@ -128,6 +132,8 @@ class Sockets:
     def add(self, made: socket.socket) -> None:
         """Before it connects: only then the receive window can be bounded."""
         self._made.add(made)
+        if self._losses.are_many:
+            bear_losses(made)
         self._shape(made)
 
     def follow(self, up: int | None, down: int | None) -> None:
@@ -137,6 +143,33 @@ class Sockets:
         self._up, self._down = up, down
         for each in list(self._made):
             self._shape(each)
+
+    def look(self) -> None:
+        """To be called every second or so, for losses."""
+        traffic = self.traffic()
+        if traffic is not None and self._losses.seen(traffic, self.round_trip()):
+            for each in list(self._made):
+                bear_losses(each)
+
+    def share_by(self, connections: int) -> None:
+        """So many share the limits from now on."""
+        self._connections = connections
+        for each in list(self._made):
+            self._shape(each)
+
+    def round_trip(self) -> float:
+        """The shortest, in seconds; 0.0 where nobody knows."""
+        found = [info.round_trip for each in list(self._made) if (info := info_of(each))]
+        return min((each for each in found if each), default=0.0)
+
+    def traffic(self) -> Traffic | None:
+        """Of all that there ever were; of one that closes, up to the last call of this."""
+        for each in list(self._made):
+            if (info := info_of(each)) is not None:
+                before = self._seen.get(each, Traffic())
+                self._traffic = self._traffic.plus(info.traffic, before)
+                self._seen[each] = info.traffic
+        return self._traffic if self._seen or self._traffic.sent else None
 
     def _shape(self, each: socket.socket) -> None:
         unsent = _ANY

@@ -13,22 +13,18 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import aiohttp
 
 from transfer import __version__
-from transfer.errors import (
-    FormatError,
-    NotAuthorised,
-    TransferError,
-    Untrusted,
-    VaultUnavailable,
-)
+from transfer.errors import FormatError, VaultUnavailable
 from transfer.formats.messages import MAX_CONTROL, MAX_PROBLEM, OCTETS
 from transfer.formats.reference import Buffer
 from transfer.net import problems
+from transfer.net.broken import translated
 from transfer.net.pacing import (
     Sockets,
     Turns,
@@ -38,14 +34,17 @@ from transfer.net.pacing import (
     read_ahead,
     slice_of,
 )
+from transfer.net.tcp_info import Traffic
+from transfer.net.waits import Waits
 from transfer.policy import backoff
+from transfer.policy.concurrency import MOST, START
 from transfer.throttle.dispatch import DIRECTIONS, ClassName, Direction
 from transfer.throttle.flow import Flow
 from transfer.throttle.throttle import Throttle
 
 T = TypeVar("T")
-DEFAULT_CONNECTIONS = 4
 PATIENCE = 30.0  # seconds for which a call that breaks is made again
+_LESS = {429, 503}  # a vault that wants fewer calls
 _SILENCE = 300.0  # seconds that a vault may take to answer
 _CONNECT = 15.0
 _CONTROL_CONNECTIONS = 2
@@ -61,10 +60,20 @@ class Limits(NamedTuple):
     throttle: Throttle
     up: Flow
     down: Flow
+    waits: Waits
 
     @classmethod
     def of(cls, throttle: Throttle, name: ClassName) -> "Limits":
-        return cls(throttle, throttle.flow("up", name), throttle.flow("down", name))
+        return cls(throttle, throttle.flow("up", name), throttle.flow("down", name), Waits())
+
+
+@dataclass
+class Trouble:
+    """Of calls that carry data; also of the others those that broke, or that came too many."""
+
+    calls: int = 0
+    failures: int = 0
+    refusals: int = 0
 
 
 class Stalled(VaultUnavailable):
@@ -103,13 +112,15 @@ class Transport:
     ) -> None:  # fmt: skip
         self.url, self._server, self._context = url.rstrip("/"), server, context
         self._patience, self._budget = patience, backoff.RetryBudget()
-        self.connections = connections or DEFAULT_CONNECTIONS
-        self._sockets = Sockets(self.connections)
+        self._connections, self.is_steered = connections or START, connections is not None
+        self._sockets = Sockets(self._connections)
         self._throttles: list[Throttle] = []
+        self.trouble = Trouble()
         # One more than send at a time: while one waits for its answer, which comes from a disk,
         # the next sends.
-        self._bulk = self._session(self.connections + 1)
-        self._sending = Turns(lambda: self.connections)
+        self._calling = Turns(lambda: self._connections + 1)
+        self._sending = Turns(lambda: self._connections)
+        self._bulk = self._session(max(MOST, self._connections) + 1)
         self._control = self._session(_CONTROL_CONNECTIONS)
 
     def _session(self, connections: int) -> aiohttp.ClientSession:
@@ -126,6 +137,32 @@ class Transport:
     async def close(self) -> None:
         await self._bulk.close()
         await self._control.close()
+
+    @property
+    def connections(self) -> int:
+        """For calls that carry data. A new number holds at once, and breaks nothing off."""
+        return self._connections
+
+    @connections.setter
+    def connections(self, number: int) -> None:
+        self._connections = number
+        self._sockets.share_by(number)
+        self._calling.look()
+        self._sending.look()
+
+    @property
+    def round_trip(self) -> float:
+        """The shortest of any connection that is open, in seconds; 0.0 where nobody knows."""
+        return self._sockets.round_trip()
+
+    def look(self) -> None:
+        """To be called every second or so while data moves: the line may lose packets."""
+        self._sockets.look()
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """Of all its sockets since the start; None where the system does not tell."""
+        return self._sockets.traffic()
 
     def _new_socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
         made = _socket(address)
@@ -219,14 +256,21 @@ class Transport:
         body = self._sent(request, limits.up, turn) if request.body else None
         async with AsyncExitStack() as stack:
             if request.carries is not None:
+                began = time.monotonic()
                 await stack.enter_async_context(limits.throttle.admitted(request.carries))
+                limits.waits.limited += time.monotonic() - began
             ahead = read_ahead(None)
             if request.carries == "down":
                 ahead = read_ahead(limits.throttle.rate("down"))
             await stack.enter_async_context(turn)
-            if request.body and not request.control:
+            if not request.control:
                 # Before it has a connection, on which a vault waits for a head half a minute only.
-                await turn.enter_async_context(self._sending.one())
+                began = time.monotonic()
+                await stack.enter_async_context(self._calling.one())
+                if request.body:
+                    await turn.enter_async_context(self._sending.one())
+                limits.waits.queued += time.monotonic() - began
+                self.trouble.calls += 1
             limits.up.charge(on_wire(_HEAD))
             params = {name: str(value) for name, value in request.query.items()}
             if request.carries == "down" and (rate := limits.throttle.rate("down")) is not None:
@@ -241,6 +285,7 @@ class Transport:
                 )  # fmt: skip
                 _bound_reading(response, ahead)
                 limits.down.charge(on_wire(_HEAD))
+                self.trouble.refusals += response.status in _LESS
                 if response.status >= 300:
                     raw = await _read(response, MAX_PROBLEM, limits.down, at_once=True)
                     raise problems.error_of(response.status, raw, _retry_after(response))
@@ -249,7 +294,8 @@ class Transport:
                 silent = request.carries == "down" and isinstance(error, TimeoutError)
                 if silent and limits.down.paused:
                     raise Stalled(limits.down) from error
-                raise _stalled(error) or _translated(error, self.url) from error
+                self.trouble.failures += _stalled(error) is None
+                raise _stalled(error) or translated(error, self.url) from error
 
 
 def _bound_reading(response: aiohttp.ClientResponse, size: int) -> None:
@@ -339,46 +385,3 @@ def _stalled(error: BaseException | None) -> Stalled | None:
     while error is not None and not isinstance(error, Stalled):
         error = error.__cause__
     return error
-
-
-def _translated(error: Exception, url: str) -> TransferError:
-    """What a failure of the network or of TLS means for the caller."""
-    cause = _tls_error(error)
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return Untrusted(
-            f"{url} does not show the vault's certificate: {_why(cause)}",
-            "is this the vault's address? After a change of its authority register again",
-        )
-    reason = (cause.reason or str(cause)).lower() if cause is not None else ""
-    if "alert" in reason and ("certificate" in reason or "unknown_ca" in reason):
-        return NotAuthorised(
-            f"{url} does not take this machine's certificate", "is it registered with this vault?"
-        )
-    if "protocol_version" in reason or "unsupported_protocol" in reason:
-        return Untrusted(f"{url} does not speak TLS 1.3", "is this a vault's address?")
-    if "wrong_version" in reason or "record_layer" in reason or "packet_length" in reason:
-        return Untrusted(f"{url} does not speak TLS", "is this a vault's address?")
-    return VaultUnavailable(f"{url}: {_words(error)}", "is the vault running, and to be reached?")
-
-
-def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
-    """aiohttp wraps what TLS said, at more than one depth."""
-    for _ in range(8):
-        # aiohttp's own are SSLErrors as well, and say nothing of what happened.
-        mute = isinstance(error, aiohttp.ClientError)
-        if error is None or (isinstance(error, ssl.SSLError) and not mute):
-            return error
-        inner = getattr(error, "os_error", None) or getattr(error, "certificate_error", None)
-        error = inner or error.__cause__ or error.__context__
-    return None
-
-
-def _why(error: ssl.SSLCertVerificationError) -> str:
-    """OpenSSL's reason, or ours of `tls`, without the frame that aiohttp and ssl put around it."""
-    text = getattr(error, "verify_message", "") or str(error.args[-1] if error.args else error)
-    return text.partition(" (_ssl.c")[0]
-
-
-def _words(error: Exception) -> str:
-    inner = getattr(error, "os_error", None) or error
-    return getattr(inner, "strerror", None) or str(inner) or type(error).__name__

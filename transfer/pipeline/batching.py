@@ -75,15 +75,18 @@ class Batcher(Generic[Q, A]):
     A batch holds at most *count* questions of together at most *limit* (or one that is larger), and
     at most *parallel* are under way. Questions of less than *least* cost less together: they wait
     for the end of what is under way, and where many ask at a time, a moment for more. They run in
-    tasks of *group*: whoever asked and is cancelled takes no answer away from others.
+    tasks of *group*: whoever asked and is cancelled takes no answer away from others. Where it may
+    change, *parallel* is a function.
     """
 
     def __init__(
         self, group: asyncio.TaskGroup, run: Callable[[list[Q]], Awaitable[Sequence[A]]],
-        size: Callable[[Q], int], *, limit: int, count: int, parallel: int = 1, least: int = 0,
+        size: Callable[[Q], int], *, limit: int, count: int, parallel: int | Callable[[], int] = 1,
+        least: int = 0,
     ) -> None:  # fmt: skip
         self._group, self._run, self._size = group, run, size
-        self.limit, self._count, self._parallel, self._least = limit, count, parallel, least
+        self.limit, self._count, self._least = limit, count, least
+        self._parallel = parallel if callable(parallel) else lambda: parallel
         self._active, self._pause = 0, 0.0
         self._waiting: list[tuple[Q, asyncio.Future[A]]] = []
 
@@ -94,14 +97,19 @@ class Batcher(Generic[Q, A]):
         """As `ask`, for whoever wants the answer later."""
         answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, answer))
-        if self._active < self._parallel and self._is_worth_it(self._active):
+        self._begin()
+        return answer
+
+    def _begin(self) -> None:
+        """As many as may be under way, which may be more than before."""
+        most = min(self._parallel(), self._active + len(self._waiting))
+        while self._active < most and self._is_worth_it(self._active):
             self._active += 1
             self._group.create_task(self._drain(), name="batcher")
-        return answer
 
     async def _drain(self) -> None:
         try:
-            while self._is_worth_it(self._active - 1):
+            while self._active <= self._parallel() and self._is_worth_it(self._active - 1):
                 if self._pause and not self._is_worth_it(1):
                     await asyncio.sleep(self._pause)
                 await self._timed(self._take())

@@ -83,7 +83,8 @@ class NodeReader:
         left = [each for each in references if each not in near]
         if not left:
             return [near[each] for each in references]
-        raws = await fetched(self._vault, self._session, left)
+        with self._pool.activity.asking():
+            raws = await fetched(self._vault, self._session, left)
         there = {each: raw for each, raw in zip(left, raws, strict=True) if raw is not None}
         opened = await self._open(there)
         if self._cache is not None:
@@ -114,7 +115,8 @@ class NodeReader:
 
     async def fetch(self, references: Sequence[Reference], arrived: Arrived) -> None:
         if references:
-            await self._vault.fetch(self._session, references, arrived)
+            with self._pool.activity.asking():
+                await self._vault.fetch(self._session, references, arrived)
 
     def turn(self, reference: Reference) -> int:
         """How many copies have been reported: to be asked before the frame is asked for."""

@@ -12,7 +12,7 @@ long.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from typing import NamedTuple
@@ -31,6 +31,7 @@ from transfer.vault.base import MAX_FRAMES, Outcome, Vault
 
 MAX_CALL = 8 * 2**20
 SLOW_CALL = 2**20
+USUAL = 5  # calls under way; of more each is smaller, so that all have something to send
 SMALL = 2**18  # less than that waits for the end of another call: each costs the vault an fsync
 QUICK = 16 * 2**20  # bytes a second of one call
 UNDER_WAY = 24 * 2**20  # bytes of sealed blocks that wait for their call or its answer
@@ -51,10 +52,10 @@ class Frames(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """Blocks on their way to the vault; *again* says how many of them were there."""
+    """Blocks on their way to the vault; *again* says how many of them were there, by parts."""
 
     ids: Sequence[bytes]
-    again: asyncio.Future[int]
+    again: Sequence[asyncio.Future[int]]
 
 
 class Node(NamedTuple):
@@ -85,17 +86,20 @@ class Sender:
     """Blocks and nodes of one point, into one session.
 
     With *trust_parent* off nothing is taken to be there because the parent has it. *sending* is
-    called with the size of each call of frames; *uploads* such calls are under way at once. *reads*
-    knows what was read and notes it; with *resumes*, some of that was in a run that did not end.
-    *is_first*: the domain has no point, and hardly any block.
+    called with the size of each call of frames; *uploads* such calls are under way at once. *level*
+    is that of the compression, None for the one that was chosen. *reads* knows what was read and
+    notes it; with *resumes*, some of that was in a run that did not end. *is_first*: the domain has
+    no point, and hardly any block.
     """
 
     def __init__(
         self, pool: Pool, vault: Vault, session: int, generation: int, *, group: asyncio.TaskGroup,
-        trust_parent: bool, sending: Callable[[int], None] = lambda size: None, uploads: int = 1,
+        trust_parent: bool, sending: Callable[[int], None] = lambda size: None,
+        uploads: Callable[[], int] = lambda: 1,
         cache: NodeCache | None = None, reads: Reads | None = None, resumes: bool = False,
-        is_first: bool = False,
+        is_first: bool = False, level: Callable[[], int | None] = lambda: None,
     ) -> None:  # fmt: skip
+        self._level = level
         self._reads, self._resumes, self._is_first = reads or NoReads(), resumes, is_first
         self.pool, self.sent, self.trust_parent = pool, Sent(), trust_parent
         self._vault, self._session, self._generation = vault, session, generation
@@ -107,7 +111,7 @@ class Sender:
             group, self._store_frames, lambda each: each.weight, limit=SLOW_CALL, count=256,
             parallel=uploads, least=SMALL,
         )  # fmt: skip
-        self._room, self._arrived = Room(UNDER_WAY), set[bytes]()
+        self._room, self._arrived, self._uploads = Room(UNDER_WAY), set[bytes](), uploads
         self._seal_nodes: Batcher[Node, Reference] = Batcher(
             group, self._nodes_together, lambda each: each.room, limit=2**21, count=64, parallel=4
         )
@@ -119,17 +123,28 @@ class Sender:
 
     async def _ask_have(self, questions: list[list[bytes]]) -> list[list[bool]]:
         asked = [id for ids in questions for id in ids]
-        there = iter(await self._vault.have(self._session, tasks.DATA, self._generation, asked))
+        there = iter(await self._asked(tasks.DATA, asked))
         return [list(islice(there, len(ids))) for ids in questions]
+
+    async def _asked(self, tag: int, ids: Sequence[bytes]) -> list[bool]:
+        with self.pool.activity.asking():
+            return await self._vault.have(self._session, tag, self._generation, ids)
+
+    @property
+    def _share(self) -> int:
+        """Bytes of a call: that many of them, and what waits for them, stay within UNDER_WAY."""
+        uploads = self._uploads()
+        return MAX_CALL if uploads <= USUAL else UNDER_WAY // uploads
 
     async def _store_frames(self, parts: list[Frames]) -> list[int]:
         """How many frames of each were there already."""
         size = sum(len(part.raw) for part in parts)
         self._sending(size)
         began = time.monotonic()
-        outcomes = await self._vault.store(self._session, b"".join(part.raw for part in parts))
+        with self.pool.activity.asking():
+            outcomes = await self._vault.store(self._session, b"".join(part.raw for part in parts))
         is_quick = size >= QUICK * (time.monotonic() - began)
-        self._store.limit = MAX_CALL if is_quick else SLOW_CALL
+        self._store.limit = min(MAX_CALL if is_quick else SLOW_CALL, self._share)
         if Outcome.REJECTED in outcomes:
             raise NotStored("the vault rejected a frame", "`transfer key status` shows the epochs")
         stored = sum(outcome is Outcome.STORED for outcome in outcomes)
@@ -186,19 +201,29 @@ class Sender:
         wanted = [(n, id) for (id, n), has in zip(numbers.items(), there, strict=True) if not has]
         if not wanted:
             return None
-        lengths = await worker.call(tasks.seal_kept, wanted)
+        lengths = await worker.call(tasks.seal_kept, wanted, self._level())
         size = sum(lengths)
-        await self._room.take(size)
-        again = self._store.put(Frames(bytes(worker.slot[:size]), len(lengths)))
-        again.add_done_callback(lambda _: self._room.give(size))
+        with self.pool.activity.held():
+            await self._room.take(size)
+        again = [self._store.put(part) for part in _parts(worker.slot, lengths, self._share)]
+        left = len(again)
+
+        def arrived(_: asyncio.Future[int]) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                self._room.give(size)
+
+        for each in again:
+            each.add_done_callback(arrived)
         return Stored([id for _, id in wanted], again)
 
     async def arrived(self, stored: Stored | None) -> None:
         """Return when the vault has acknowledged them all. Raises what the call raised."""
         if stored is not None:
-            again = await stored.again
+            again = await asyncio.gather(*stored.again)
             self.sent.blocks_new += len(stored.ids)
-            self.sent.blocks_resent += again
+            self.sent.blocks_resent += sum(again)
             if len(self._arrived) > MAX_ARRIVED:
                 self._arrived.clear()
             self._arrived.update(stored.ids)
@@ -236,7 +261,7 @@ class Sender:
         there: set[bytes] = set()
         for tag in {each.tag for each in references}:
             ids = [each.id for each in references if each.tag == tag]
-            has = await self._vault.have(self._session, tag, self._generation, ids)
+            has = await self._asked(tag, ids)
             there.update(id for id, yes in zip(ids, has, strict=True) if yes)
         return [node._replace(known=node.known | there) for node in nodes]
 
@@ -247,6 +272,17 @@ class Sender:
         block_size = max(MIN_BLOCK, 1 << (len(content) - 1).bit_length())
         root = await self.node(tasks.DATA, content, b"")
         return Descriptor(len(content), block_size, FIXED, root)
+
+
+def _parts(slot: memoryview, lengths: Sequence[int], most: int) -> Iterator[Frames]:
+    """The frames at the start of *slot*, in parts of at most *most* bytes, or of one frame."""
+    begins = at = frames = 0
+    for length in lengths:
+        if frames and at + length - begins > most:
+            yield Frames(bytes(slot[begins:at]), frames)
+            begins, frames = at, 0
+        at, frames = at + length, frames + 1
+    yield Frames(bytes(slot[begins:at]), frames)
 
 
 def _split(

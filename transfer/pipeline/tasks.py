@@ -48,9 +48,9 @@ CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55"
 class Tools:
     """One worker's: nothing here is shared with another thread or process."""
 
-    def __init__(self, secrets: SealKeys, compression: str = "auto") -> None:
+    def __init__(self, secrets: SealKeys, compression: str = "auto", check: str = "all") -> None:
         self.secrets = secrets
-        self.sealer = Sealer(secrets, compression)
+        self.sealer = Sealer(secrets, compression, check)
         self.opener = Opener(secrets)
         self.directories = OpenDirectories()
         self.exports = OpenExports()
@@ -270,8 +270,15 @@ def _read_file(
             raise SourceChanged("changed", file.name)
 
 
-def seal_kept(lane: Lane[Tools], wanted: Sequence[tuple[int, bytes]]) -> list[int]:
-    """Seal kept blocks (number, ID) back to back into the slot; the frames' lengths."""
+def seal_kept(
+    lane: Lane[Tools], wanted: Sequence[tuple[int, bytes]], level: int | None = None
+) -> list[int]:
+    """Seal kept blocks (number, ID) back to back into the slot; the frames' lengths.
+
+    From now on with that *level* of compression, if there is one.
+    """
+    if level is not None and level != lane.tools.sealer.level:
+        lane.tools.sealer.set_level(level)
     blocks: list[memoryview] = lane.kept["blocks"]
     shared: set[int] = lane.kept.get("shared", set())
     lengths: list[int] = []

@@ -34,6 +34,10 @@ class ThreadWorker:
         self._thread.submit(self._place.prepare, prepare, arguments)
         self._running: set[asyncio.Future[Any]] = set()
 
+    @property
+    def spent(self) -> tuple[float, float]:
+        return self._place.stopwatch.spent
+
     def submit(
         self, lane: int, function: Callable[..., Any], args: Any, kwargs: Any
     ) -> asyncio.Future[Any]:

@@ -12,8 +12,9 @@ come over the socket and are run first in first out, in one thread. A message, e
 
 The first message is (sys.path, lanes, slot size), the second (prepare, arguments); both are
 numbered 0. Every other is (lane, function, args, kwargs), or (lane,) when the lane's lease has
-ended. An answer is (True, result) or (False, exception). Keys come over the socket only: what
-stands in an argument or a variable of the environment is everybody's to read.
+ended. An answer is (True, result, spent) or (False, exception, spent), where spent is (computing,
+blocked) of all calls so far in seconds. Keys come over the socket only: what stands in an argument
+or a variable of the environment is everybody's to read.
 
 This module stays free of asyncio and of all else that a worker does not need: what is imported
 here is start-up time. Code that runs in workers takes `Lane` and `SLOT_SIZE` from here.
@@ -25,12 +26,14 @@ import pickle
 import signal
 import struct
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, Generic, TypeVar, cast
 
 from transfer.errors import TransferError
 
 T = TypeVar("T")
+Spent = tuple[float, float]
 
 SLOT_SIZE = 4 * 2**20 + 512 * 2**10  # the largest plain block, its frame's header and child list
 MAX_MESSAGE = 16 * 2**20
@@ -51,6 +54,41 @@ class Lane(Generic[T]):
         self.kept: dict[str, Any] = {}
 
 
+class Stopwatch:
+    """Seconds that one thread computed, or waited for a core to; and in which it was blocked."""
+
+    def __init__(self) -> None:
+        self.computing = self.blocked = 0.0
+        self._delays: int | None = None
+
+    @property
+    def spent(self) -> Spent:
+        return self.computing, self.blocked
+
+    def start(self) -> Spent:
+        return time.monotonic(), time.thread_time() + self._delayed()
+
+    def stop(self, began: Spent) -> None:
+        wall = time.monotonic() - began[0]
+        computing = min(wall, time.thread_time() + self._delayed() - began[1])
+        self.computing += computing
+        self.blocked += wall - computing
+
+    def _delayed(self) -> float:
+        """In which this thread could have run and had no core; 0 where the system does not tell."""
+        try:
+            if self._delays is None:
+                self._delays = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+            return int(os.pread(self._delays, 64, 0).split()[1]) / 1e9
+        except (OSError, IndexError, ValueError):
+            return 0.0
+
+    def close(self) -> None:
+        if self._delays is not None:
+            os.close(self._delays)
+            self._delays = None
+
+
 class Workplace:
     """One worker's tools and lanes; used by one thread at a time."""
 
@@ -59,6 +97,7 @@ class Workplace:
         self._slots = [view[n * slot_size : (n + 1) * slot_size] for n in range(lanes)]
         self._lanes: list[Lane[Any]] = []
         self._failure: Exception | None = None
+        self.stopwatch = Stopwatch()
 
     def prepare(self, function: Callable[..., Any], arguments: Sequence[Any]) -> None:
         """Make the tools; where that fails, every run raises what it failed with."""
@@ -81,6 +120,7 @@ class Workplace:
     ) -> Any:
         if self._failure is not None:
             raise self._failure
+        began = self.stopwatch.start()
         try:
             return function(self._lanes[lane], *args, **kwargs)
         except BaseException as error:
@@ -88,11 +128,14 @@ class Workplace:
             if failure is error:
                 raise
             raise failure from error
+        finally:
+            self.stopwatch.stop(began)
 
     def close(self) -> None:
         """Give back what the tools hold, as descriptors; for a thread, whose end frees nothing."""
         tools = self._lanes[0].tools if self._lanes else None
         self._lanes = []
+        self.stopwatch.close()
         if tools is not None and hasattr(tools, "close"):
             tools.close()
 
@@ -113,31 +156,31 @@ def encode_message(number: int, content: object) -> bytes:
     return HEADER.pack(len(body), number) + body
 
 
-def decode_answer(body: bytes) -> tuple[bool, Any]:
-    """(True, result) or (False, exception)."""
+def decode_answer(body: bytes) -> tuple[bool, Any, Spent | None]:
+    """(True, result, spent) or (False, exception, spent)."""
     try:
-        fine, value = pickle.loads(body)
+        fine, value, spent = pickle.loads(body)
     except Exception as error:
-        return False, TransferError(f"a worker's result does not unpickle: {error}")
-    return fine, value
+        return False, TransferError(f"a worker's result does not unpickle: {error}"), None
+    return fine, value, spent
 
 
-def encode_answer(value: Any) -> bytes:
-    return _checked(pickle.dumps((True, value), pickle.HIGHEST_PROTOCOL))
+def encode_answer(value: Any, spent: Spent) -> bytes:
+    return _checked(pickle.dumps((True, value, spent), pickle.HIGHEST_PROTOCOL))
 
 
-def encode_failure(error: Exception) -> bytes:
+def encode_failure(error: Exception, spent: Spent) -> bytes:
     """An answer that will open; what does not survive a pickle goes as its text."""
     import traceback  # costs 5 ms that only failing calls pay
 
     # The stack ends at the process border; the note carries it across.
     error.add_note("In the worker:\n" + "".join(traceback.format_exception(error)))
     try:
-        body = _checked(pickle.dumps((False, error), pickle.HIGHEST_PROTOCOL))
+        body = _checked(pickle.dumps((False, error, spent), pickle.HIGHEST_PROTOCOL))
         pickle.loads(body)
     except Exception:
         text = f"a worker's function raised {type(error).__name__}: {error}"[:10_000]
-        body = pickle.dumps((False, TransferError(text)), pickle.HIGHEST_PROTOCOL)
+        body = pickle.dumps((False, TransferError(text), spent), pickle.HIGHEST_PROTOCOL)
     return body
 
 
@@ -178,9 +221,10 @@ def unnamed_file() -> BinaryIO:
 def _answer(place: Workplace, body: bytes) -> bytes:
     try:
         lane, function, args, kwargs = pickle.loads(body)
-        return encode_answer(place.run(lane, function, args, kwargs))
+        result = place.run(lane, function, args, kwargs)
+        return encode_answer(result, place.stopwatch.spent)
     except BaseException as error:
-        return encode_failure(harmless(error))
+        return encode_failure(harmless(error), place.stopwatch.spent)
 
 
 def _set_up(requests: BinaryIO, memory_fd: int) -> Workplace | None:

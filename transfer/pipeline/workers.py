@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from transfer.errors import WorkerLost
+from transfer.pipeline.activity import Activity
 from transfer.pipeline.thread_workers import ThreadWorker
 from transfer.pipeline.worker_process import (
     HEADER,
@@ -56,7 +57,7 @@ class ProcessWorker:
         view = memoryview(self._memory)
         self.slots = [view[n * slot_size : (n + 1) * slot_size] for n in range(lanes)]
         self.free = list(range(lanes))
-        self.lost = False
+        self.lost, self.spent = False, (0.0, 0.0)
         self._pending: dict[int, asyncio.Future[Any]] = {}
         self._count = 0
         self._in, self._out = bytearray(), bytearray()
@@ -136,7 +137,8 @@ class ProcessWorker:
             end = HEADER.size + length
             if len(self._in) < end:
                 break
-            fine, value = decode_answer(bytes(self._in[HEADER.size : end]))
+            fine, value, spent = decode_answer(bytes(self._in[HEADER.size : end]))
+            self.spent = spent or self.spent
             del self._in[:end]
             answer = self._pending.pop(number)
             answer.set_result(value) if fine else answer.set_exception(value)
@@ -199,9 +201,12 @@ class Leased:
     show what the next lease writes.
     """
 
-    def __init__(self, worker: Worker, lane: int, finished: Callable[[], None]) -> None:
+    def __init__(
+        self, worker: Worker, lane: int, finished: Callable[[], None], activity: Activity
+    ) -> None:
         self.slot = memoryview(worker.slots[lane])
         self._worker, self._lane, self._finished = worker, lane, finished
+        self._activity = activity
         self._pending: set[asyncio.Future[Any]] = set()
         self._after: Callable[[], None] | None = None
 
@@ -217,6 +222,7 @@ class Leased:
             raise ValueError("the lease has ended")
         answer = self._worker.submit(self._lane, function, args, kwargs)
         self._pending.add(answer)
+        self._activity.works(1)
         answer.add_done_callback(self._answered)
         result: R = await asyncio.shield(answer)
         return result
@@ -232,6 +238,7 @@ class Leased:
 
     def _answered(self, answer: asyncio.Future[Any]) -> None:
         self._pending.discard(answer)
+        self._activity.works(-1)
         if not answer.cancelled() and not isinstance(answer.exception(), WorkerLost):
             self._finished()
         if self._after is not None and not self._pending:
@@ -260,6 +267,7 @@ class Pool:
         self._size = workers or _THREADS
         self._setup = prepare, arguments, lanes, slot_size
         self.lanes = self._size * lanes
+        self.activity = Activity(self._size)
         self._free = asyncio.Semaphore(self.lanes)
         self._workers: list[Worker] = []
         self._restarts = 0
@@ -289,7 +297,7 @@ class Pool:
             self._free.release()
             raise
         lane = worker.free.pop()
-        leased = Leased(worker, lane, self._finished)
+        leased = Leased(worker, lane, self._finished, self.activity)
 
         def give_back() -> None:
             worker.free.append(lane)
@@ -331,6 +339,12 @@ class Pool:
                 "see the system log: the memory may be too small, or a library crashes",
             )
         return max(able, key=lambda worker: len(worker.free))
+
+    @property
+    def spent(self) -> tuple[float, float]:
+        """(computing, blocked) seconds of the workers' calls that have ended, all together."""
+        found = [worker.spent for worker in self._workers]
+        return sum(each[0] for each in found), sum(each[1] for each in found)
 
     def _finished(self) -> None:
         self._restarts = 0
