@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
 
 LINGER = 0.01  # seconds at most
+T = TypeVar("T")
 Q = TypeVar("Q")
 A = TypeVar("A")
 
@@ -69,13 +70,13 @@ class Room:
             self._waiting.popleft()
 
 
-class Window:
+class Window(Generic[T]):
     """At most *size* tasks of *group* at a time; who adds another one waits."""
 
     def __init__(self, group: asyncio.TaskGroup, size: int) -> None:
         self._group, self._free = group, asyncio.Semaphore(size)
 
-    async def add(self, work: Coroutine[Any, Any, None]) -> None:
+    async def add(self, work: Coroutine[Any, Any, T]) -> None:
         try:
             await self._free.acquire()
         except BaseException:

@@ -74,7 +74,7 @@ class FileSender:
         again: list[Found] = []
         small: list[Found] = []
         async with task_group() as group:
-            window = Window(group, AT_ONCE)
+            window: Window[None] = Window(group, AT_ONCE)
             for each in files:
                 if each.before is not None and each.is_unchanged(until, self._block_size):
                     contents[each.name] = each.before.content
