@@ -58,6 +58,7 @@ class OpenDirectories:
             raise ValueError("a walk needs at least 4 descriptors")
         self._limit = limit
         self._open: OrderedDict[Place, int] = OrderedDict()
+        self._known: dict[int, tuple[int, int]] = {}  # identities of what is open, once asked for
 
     def __len__(self) -> int:
         return len(self._open)
@@ -68,9 +69,15 @@ class OpenDirectories:
         Raises OSError (ESTALE) if another directory has the path of a pinned place.
         """
         fd = self._open_unpinned(place._replace(pin=None))
-        if place.pin is not None and identity(fd) != place.pin:
+        if place.pin is not None and self._identity(fd) != place.pin:
             raise OSError(errno.ESTALE, "another directory has its name now", place.path)
         return fd
+
+    def _identity(self, fd: int) -> tuple[int, int]:
+        """A descriptor stays with its inode."""
+        if fd not in self._known:
+            self._known[fd] = identity(fd)
+        return self._known[fd]
 
     def _open_unpinned(self, place: Place) -> int:
         depth = self._deepest_open(place)
@@ -86,11 +93,15 @@ class OpenDirectories:
         depth = len(place.parts)
         for known in [p for p in self._open if p.root == place.root]:
             if known.parts[:depth] == place.parts:
-                os.close(self._open.pop(known))
+                self._close(self._open.pop(known))
 
     def close(self) -> None:
         while self._open:
-            os.close(self._open.popitem()[1])
+            self._close(self._open.popitem()[1])
+
+    def _close(self, fd: int) -> None:
+        self._known.pop(fd, None)
+        os.close(fd)
 
     def _deepest_open(self, place: Place) -> int:
         for depth in range(len(place.parts), -1, -1):
@@ -125,5 +136,5 @@ class OpenDirectories:
     def _keep(self, place: Place, fd: int) -> int:
         self._open[place] = fd
         while len(self._open) > self._limit:
-            os.close(self._open.popitem(last=False)[1])
+            self._close(self._open.popitem(last=False)[1])
         return fd

@@ -19,7 +19,7 @@ from transfer.pipeline.overwrite import Fate, Wanted
 from transfer.pipeline.receive_files import FileReceiver, ReceiveOptions
 from transfer.pipeline.receive_streams import Received
 from transfer.pipeline.workers import Pool
-from transfer.pipeline.write_tasks import There
+from transfer.pipeline.write_tasks import Entered, There
 from transfer.targets import may_pass
 
 BRANCHES = 16
@@ -47,7 +47,7 @@ class TreeReceiver:
     async def directory(self, place: Place, entry: Entry, path: bytes) -> None:
         """Give back the directory *entry*, whose parent in the target is *place*."""
         try:
-            below, leftovers = await self._pool.call(
+            entered = await self._pool.call(
                 write_tasks.enter_directory, place, entry.name, self._overwrite.resumes,
                 self._everything,
             )  # fmt: skip
@@ -55,10 +55,11 @@ class TreeReceiver:
             why = f"no directory can be made here: {error}"
             return self._files.unwritable(path, why, may_pass(error), "exists")
         root = entry.content.reference if isinstance(entry.content, Root) else None
-        self._files.left_over(below, leftovers)
+        below = entered.place
+        self._files.left_over(below, entered.leftovers)
         if below.pin is not None:
             self._filesystems.setdefault(below.pin[0], below)
-        await self._children(below, root, path)
+        await self._children(entered, root, path)
         full = await self._with_xattrs(entry, path)
         try:
             failed = await self._pool.call(
@@ -69,24 +70,24 @@ class TreeReceiver:
             return self._files.unwritable(path, str(error), may_pass(error))
         self._files.failed(path, failed)
 
-    async def _children(self, place: Place, root: Reference | None, path: bytes) -> None:
+    async def _children(self, entered: Entered, root: Reference | None, path: bytes) -> None:
         damaged: list[str] = []
         others: list[Entry] = []
         branches: list[asyncio.Task[None]] = []
         last: Reference | None = None
         async for entry, page in self._nodes.entries(root, damaged):
             if len(others) >= (ENOUGH if page != last else MAX_SMALL):
-                await self._others(place, others, path)
+                await self._others(entered, others, path)
                 others = []
             last, below = page, path + b"/" + entry.name
             is_directory = entry.type is FileType.DIRECTORY
             if not self._selected(below, is_directory):
                 continue
             if is_directory:
-                branches.append(await self._branch(self.directory(place, entry, below)))
+                branches.append(await self._branch(self.directory(entered.place, entry, below)))
             else:
                 others.append(entry)
-        await self._others(place, others, path)
+        await self._others(entered, others, path)
         if branches:
             await asyncio.wait(branches)
         self._files.damage(path, damaged)
@@ -101,17 +102,19 @@ class TreeReceiver:
             await asyncio.wait([task])
         return task
 
-    async def _others(self, place: Place, entries: Sequence[Entry], path: bytes) -> None:
+    async def _others(self, entered: Entered, entries: Sequence[Entry], path: bytes) -> None:
         """All that is no directory."""
         if not entries:
             return
-        names = [entry.name for entry in entries]
-        there = await self._pool.call(write_tasks.existing, place, names)
+        there: list[There | None] = [None] * len(entries)
+        if not entered.is_new:
+            names = [entry.name for entry in entries]
+            there = await self._pool.call(write_tasks.existing, entered.place, names)
         wanted = [
             await self._wanted(entry, found, path + b"/" + entry.name)
             for entry, found in zip(entries, there, strict=True)
         ]
-        await self._files.all(place, [each for each in wanted if each is not None])
+        await self._files.all(entered.place, [each for each in wanted if each is not None])
 
     async def _wanted(self, entry: Entry, found: There | None, path: bytes) -> Wanted | None:
         """None if nothing is to be done about it."""

@@ -110,18 +110,32 @@ class Written(NamedTuple):
     """Something else is there, and is not to be replaced."""
 
 
+class Entered(NamedTuple):
+    """A directory; *leftovers* are the names of unfinished files to go on with, by their keys.
+
+    In one that *is_new* nothing stands.
+    """
+
+    place: Place
+    leftovers: dict[bytes, bytes]
+    is_new: bool
+
+
 def enter_directory(
     lane: Lane[WriteTools], place: Place, name: bytes, resume: bool, everything: bool
-) -> tuple[Place, dict[bytes, bytes]]:
+) -> Entered:
     """Make it, or go on in the one that is there, without what a killed restore left in it.
 
     With *resume*, and where not *everything* is restored, unfinished files that have a key stay
-    until the end; their names by key.
+    until the end.
     """
     target = lane.tools.target
+    is_new = target.exists(place, name) is None
     below = target.enter_directory(place, name)
+    if is_new:
+        return Entered(below, {}, True)
     target.sweep(below, keyed=everything and not resume)
-    return below, target.leftovers(below) if resume else {}
+    return Entered(below, target.leftovers(below) if resume else {}, False)
 
 
 def finish_directory(

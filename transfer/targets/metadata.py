@@ -30,9 +30,10 @@ def set_metadata(inode: Inode, entry: Entry, owner: str) -> list[str]:
     if owner != "none" and not _set_owner(inode, entry, owner):
         failed.append("owner")
     failed += _set_xattrs(inode, entry)
-    if entry.type is not FileType.SYMLINK and not _set_mode(inode, entry, owner):
+    found = os.stat(inode)
+    if entry.type is not FileType.SYMLINK and not _set_mode(inode, entry, owner, found):
         failed.append("mode")
-    if not _set_times(inode, entry.mtime):
+    if not _set_times(inode, found.st_atime_ns, entry.mtime):
         failed.append("times")
     return failed
 
@@ -125,8 +126,7 @@ def _inherited_acls(inode: Inode, wanted: dict[bytes, bytes]) -> list[bytes]:
     return [name for name in ACLS if name in present and name not in wanted]
 
 
-def _set_mode(inode: Inode, entry: Entry, owner: str) -> bool:
-    found = os.stat(inode)
+def _set_mode(inode: Inode, entry: Entry, owner: str, found: os.stat_result) -> bool:
     try:
         os.chmod(inode, _mode_for(entry, found.st_uid, found.st_gid, owner))
     except OSError as error:
@@ -148,9 +148,9 @@ def _mode_for(entry: Entry, uid: int, gid: int, owner: str) -> int:
     return mode
 
 
-def _set_times(inode: Inode, mtime: int) -> bool:
+def _set_times(inode: Inode, atime: int, mtime: int) -> bool:
     try:
-        os.utime(inode, ns=(os.stat(inode).st_atime_ns, mtime))
+        os.utime(inode, ns=(atime, mtime))
     except (OSError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno not in _FORBIDDEN:
             raise

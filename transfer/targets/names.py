@@ -38,8 +38,10 @@ def is_abandoned(name: bytes) -> bool:
 
     Its number may be another one's by now: in a container all have the same few.
     """
+    if not name.startswith(TEMPORARY):
+        return False
     made_by = name.removeprefix(TEMPORARY).partition(b"-")[0].split(b".")
-    if not name.startswith(TEMPORARY) or not made_by[0].isdigit():
+    if not made_by[0].isdigit():
         return False
     if len(made_by) > 1 and made_by[1] != _boot():
         return True
