@@ -8,8 +8,8 @@ import time
 from abc import abstractmethod
 from pathlib import Path
 
-from perf.pss import living
 from perf.tools import Restic, Tool, Transfer
+from transfer.jobs.memory import with_children
 
 _PATIENCE = 30.0  # seconds for a server to start
 
@@ -110,7 +110,7 @@ def _wait_for(port: int) -> None:
 
 def cpu_of(pid: int) -> float:
     """Seconds that the process and its living children have computed so far."""
-    return sum(map(_cpu, living(pid)))
+    return sum(map(_cpu, with_children(pid)))
 
 
 def _cpu(pid: int) -> float:
