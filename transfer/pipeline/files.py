@@ -4,7 +4,7 @@ What the parent point proves unchanged is not read. A file that changes while it
 and read again; if it changes again, it is read as it comes, and reported: it may be torn.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -97,10 +97,15 @@ class FileSender:
                 entries[each.name] = entry
         return entries
 
+    def done(self, sizes: Iterable[int]) -> None:
+        """Files of so many bytes are in the point."""
+        for size in sizes:
+            self.counts.files += 1
+            self.counts.bytes_source += size
+            self._report.file_done(size)
+
     def _finished(self, scanned: Scanned, content: Content) -> Entry:
-        self.counts.files += 1
-        self.counts.bytes_source += scanned.stat.size
-        self._report.file_done(scanned.stat.size)
+        self.done([scanned.stat.size])
         return scanned.entry._replace(content=content)
 
     def _known_link(self, scanned: Scanned) -> Content:

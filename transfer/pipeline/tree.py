@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from transfer.errors import FormatError, FrameMissing
 from transfer.files.directories import Place
+from transfer.formats.directory import decode_page
 from transfer.formats.entry import XATTRS_MAX, Entry, FileType, Root, encode_xattrs
 from transfer.formats.reference import Reference
 from transfer.pipeline import tasks
@@ -25,9 +26,10 @@ from transfer.pipeline.files import FileSender, Report
 from transfer.pipeline.grouping import Found
 from transfer.pipeline.resume import Proofs
 from transfer.pipeline.send import Sender
+from transfer.pipeline.visit_tasks import Below, Looked, Rules, Same, Unreadable, Visit, joined
+from transfer.pipeline.visits import ParentNodes, Visits
 from transfer.policy.globs import Globs
 from transfer.sources.base import Scanned
-from transfer.sources.reflinked import is_copy
 
 BRANCHES = 32
 
@@ -45,6 +47,13 @@ class TreeOptions:
     """File systems by the paths at which the parent point crossed into them."""
     proofs: Proofs | None = None
 
+    @property
+    def rules(self) -> Rules:
+        return Rules(
+            self.block_size, self.exclude, self.exclude_caches, self.one_file_system,
+            self.never_enter,
+        )  # fmt: skip
+
 
 @dataclass
 class _Directory:
@@ -55,9 +64,6 @@ class _Directory:
     until: int
     is_mount: bool = False
     filesystem: bytes = b""
-
-    def path_of(self, name: bytes) -> bytes:
-        return self.path + b"/" + name if self.path else name
 
 
 class _Placed(NamedTuple):
@@ -72,7 +78,7 @@ class _ParentCursor:
     """The parent point's entries of one directory, asked for in ascending order of names."""
 
     def __init__(self, nodes: NodeReader, root: Reference | None) -> None:
-        self.indexes: set[bytes] = set()
+        self.root, self.indexes = root, set[bytes]()
         self.page: bytes | None = None
         self._entries = nodes.entries(root, indexes=self.indexes)
         self._next: tuple[Entry, Reference] | None = None
@@ -105,6 +111,8 @@ class TreeSender:
         self.mounts: dict[bytes, bytes] = {}
         self._sender, self._nodes, self._options = sender, nodes, options
         self._report, self._group = report, group
+        self._rules = options.rules
+        self._visits = Visits(sender, nodes, self._rules)
         self._branches = asyncio.Semaphore(BRANCHES)
 
     async def send(self, place: Place, device: int, parent: Reference | None) -> Root:
@@ -119,6 +127,18 @@ class TreeSender:
             await directory.parent.close()
 
     async def _directory(self, directory: _Directory) -> Reference | None:
+        nodes = await self._visited(directory)
+        if nodes is not None:
+            visit = Visit(directory.place, directory.path, directory.until, nodes.pages)
+            found = await self._visits.ask(visit)
+            match found:
+                case Same():
+                    return await self._same(directory, found, nodes)
+                case Unreadable(message):
+                    self._report.warn(directory.place.path, "unreadable", message)
+                    return None
+                case Looked(listing, scan):
+                    return await self._looked_into(directory, listing, scan)
         try:
             if directory.is_mount:
                 await self._sender.pool.call(tasks.sync_source, directory.place)
@@ -127,6 +147,36 @@ class TreeSender:
             message = error.strerror or str(error)
             self._report.warn(directory.place.path, "unreadable", message)
             return None
+        return await self._looked_into(directory, listing, scan)
+
+    async def _visited(self, directory: _Directory) -> ParentNodes | None:
+        """What the parent has of a directory that a worker may compare with it."""
+        if directory.is_mount or not self._sender.trust_parent:
+            return None
+        return await self._visits.parent_nodes(directory.parent.root)
+
+    async def _same(
+        self, directory: _Directory, found: Same, nodes: ParentNodes
+    ) -> Reference | None:
+        """Its pages are made anew if a directory in it has another root than before."""
+        self.sockets += found.sockets
+        self.files.done(found.sizes)
+        branches = [(each, await self._branch(directory, each)) for each in found.below]
+        roots = {each.name: await task for each, task in branches}
+        self.entries += found.entries
+        if all(roots[each.name].reference == each.before for each in found.below):
+            return directory.parent.root
+        builder = DirectoryBuilder(self._sender, set(nodes.indexes))
+        for page in nodes.pages:
+            for entry in decode_page(page.plain, page.children):
+                name = entry.name
+                entry = entry._replace(content=roots.get(name, entry.content))
+                await builder.add(entry, found.cuts.get(name, 0), page.reference.id)
+        return await builder.finish()
+
+    async def _looked_into(
+        self, directory: _Directory, listing: tasks.Listing, scan: tasks.Scan
+    ) -> Reference | None:
         if listing.pseudo:
             return None
         directory.filesystem = listing.filesystem
@@ -191,7 +241,10 @@ class TreeSender:
             before = await directory.parent.find(each.entry.name)
             pages.append(directory.parent.page)
             if each.stat.type is FileType.DIRECTORY:
-                branches.append((each, await self._branch(directory, each, before)))
+                root = before.content if before is not None else None
+                parent = root.reference if isinstance(root, Root) else None
+                below = Below(each.entry.name, each.stat.identity, parent)
+                branches.append((each, await self._branch(directory, below)))
             elif each.stat.type is FileType.FILE:
                 files.append(Found(each, before, run))
             else:
@@ -222,32 +275,17 @@ class TreeSender:
         self.sockets += sockets
         for entry in skipped:
             self._report.warn(directory.place.child(entry.name).path, entry.code, entry.message)
-        return [each for each in scanned if self._included(directory, each)]
+        return [each for each in scanned if self._rules.includes(directory.path, each)]
 
-    def _included(self, directory: _Directory, each: Scanned) -> bool:
-        """Of another file system a directory's place stays, empty; a file has none."""
-        is_directory = each.stat.type is FileType.DIRECTORY
-        path = directory.path_of(each.entry.name)
-        return (
-            each.stat.identity not in self._options.never_enter
-            and not is_copy(each.entry.name)
-            and not (self._options.one_file_system and each.is_mounted and not is_directory)
-            and not self._options.exclude.excludes(path, is_directory)
-        )
-
-    async def _branch(
-        self, directory: _Directory, each: Scanned, before: Entry | None
-    ) -> asyncio.Task[Root]:
-        name, device = each.entry.name, each.stat.dev
+    async def _branch(self, directory: _Directory, each: Below) -> asyncio.Task[Root]:
+        device, _ = each.identity
         is_mount = device != directory.device
         if self._options.one_file_system and is_mount:
             return self._group.create_task(_nothing())
-        root = before.content if before is not None else None
-        parent = root.reference if isinstance(root, Root) else None
         below = _Directory(
-            directory.place.child(name)._replace(pin=each.stat.identity),
-            directory.path_of(name), device,
-            _ParentCursor(self._nodes, parent), directory.until, is_mount,
+            directory.place.child(each.name)._replace(pin=each.identity),
+            joined(directory.path, each.name), device,
+            _ParentCursor(self._nodes, each.before), directory.until, is_mount,
         )  # fmt: skip
         if not self._branches.locked():
             await self._branches.acquire()

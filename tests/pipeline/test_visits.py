@@ -1,0 +1,155 @@
+"""Directories that a worker handles as a whole: the point is as if each name had come by itself."""
+
+import os
+import random
+
+import pytest
+
+from tests.pipeline.conftest import Notes
+from tests.pipeline.test_tree import FOREVER, sent
+from transfer.errors import FormatError
+from transfer.pipeline import visit_tasks
+from transfer.pipeline.tree import TreeSender
+
+
+@pytest.fixture
+def top(tmp_path):
+    top = tmp_path / "top"
+    top.mkdir()
+    return top
+
+
+async def by_name(tree, directory):
+    """Of nothing more is known: each name comes to the parent process."""
+    return None
+
+
+def content(chance):
+    size = chance.choice([0, 1, 100, 2048, 2049, 5_000, 70_000])
+    if chance.random() < 0.2:
+        return bytes(size)
+    return chance.randbytes(size)
+
+
+def make(chance, place):
+    """One more name in *place*."""
+    path = place / f"{chance.randrange(10**6)}-{'n' * chance.randrange(20)}"
+    kind = chance.random()
+    if kind < 0.1:
+        path.symlink_to("x" * chance.randrange(1, 50))
+    elif kind < 0.15:
+        os.mkfifo(path)
+    elif kind < 0.2 and (there := [each for each in place.iterdir() if each.is_file()]):
+        os.link(chance.choice(there), path)
+    else:
+        path.write_bytes(content(chance))
+        path.chmod(chance.choice([0o600, 0o644]))
+
+
+def grow(chance, place, depth=0):
+    for _ in range(chance.choice([0, 1, 5, 20, 100])):
+        make(chance, place)
+    for number in range(chance.choice([0, 1, 3]) if depth else 4):
+        if depth < 3:
+            below = place / f"{number}d"
+            below.mkdir()
+            grow(chance, below, depth + 1)
+
+
+def alter(chance, top):
+    """One change somewhere."""
+    directories = [top, *(each for each in top.rglob("*") if each.is_dir())]
+    place = chance.choice(directories)
+    names = [each for each in place.iterdir() if not each.is_dir()]
+    kind = chance.randrange(6)
+    if kind == 0 or not names:
+        make(chance, place)
+    elif kind == 1:
+        chance.choice(names).unlink()
+    elif kind == 2 and place != top:
+        place.chmod(0o700)
+    elif kind == 3:
+        (place / "new").mkdir(exist_ok=True)
+    elif (path := chance.choice(names)).is_file() and not path.is_symlink():
+        path.write_bytes(content(chance)) if kind == 4 else os.utime(path, ns=(0, 0))
+
+
+def counted(run, notes):
+    root, entries, sent, tree = run
+    files = tree.files.counts
+    return (
+        root, len(entries), tree.entries, tree.sockets, files.files, files.bytes_source,
+        sent.bytes_read, sent.nodes_new, notes.done,
+    )  # fmt: skip
+
+
+async def both(sending, monkeypatch, top, parent, **options):
+    """One run in either way, and what was counted in it, which is the same."""
+    with monkeypatch.context() as patch:
+        patch.setattr(TreeSender, "_visited", by_name)
+        notes = Notes()
+        expected = counted(await sent(sending, notes, top, parent, **options), notes)
+    notes = Notes()
+    run = await sent(sending, notes, top, parent, **options)
+    assert counted(run, notes) == expected
+    return run
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_whole_directories_make_the_same_point_as_names(sending, top, monkeypatch, seed):
+    chance = random.Random(seed)
+    grow(chance, top)
+    parent, *_ = await both(sending, monkeypatch, top, None)
+    again, _, counted, _ = await both(sending, monkeypatch, top, parent, trusted_until=FOREVER)
+    assert (again, counted.bytes_read, counted.nodes_new) == (parent, 0, 0)
+    for _ in range(4):
+        for _ in range(chance.choice([1, 3])):
+            alter(chance, top)
+        parent, *_ = await both(sending, monkeypatch, top, parent, trusted_until=FOREVER)
+    await both(sending, monkeypatch, top, parent, trusted_until=0)
+
+
+async def test_of_an_unchanged_tree_no_name_comes_back(sending, notes, top, monkeypatch):
+    grow(random.Random(1), top)
+    for number in range(700):  # more than are scanned together
+        (top / f"{number}").touch()
+    parent, *_ = await sent(sending, notes, top)
+    monkeypatch.setattr(TreeSender, "_part", None)
+    again, *_ = await sent(sending, notes, top, parent, trusted_until=FOREVER)
+    assert again == parent
+
+
+async def test_a_directory_whose_pages_are_too_many_is_compared_by_name(
+    sending, notes, top, monkeypatch
+):
+    for number in range(200):
+        (top / f"{number}").touch()
+    parent, *_ = await sent(sending, notes, top)
+    monkeypatch.setattr("transfer.pipeline.visits.MAX_PAGES", 5_000)
+    monkeypatch.setattr(TreeSender, "_same", None)
+    assert (await sent(sending, notes, top, parent, trusted_until=FOREVER))[0] == parent
+
+
+async def test_what_the_parent_has_and_is_now_excluded_is_a_change(sending, top, monkeypatch):
+    for name in ("keep", "last.o"):
+        (top / name).touch()
+    parent, *_ = await sent(sending, Notes(), top)
+    _, entries, *_ = await both(
+        sending, monkeypatch, top, parent, trusted_until=FOREVER, exclude=[b"*.o"]
+    )
+    assert set(entries) == {b"keep"}
+
+
+async def test_a_damaged_page_of_the_parent_is_never_taken_for_one_that_is_the_same(
+    sending, notes, top, monkeypatch
+):
+    (top / "file").write_bytes(b"x" * 5_000)
+    parent, *_ = await sent(sending, notes, top)
+    (top / "file").unlink()
+
+    def damaged(plain, children):
+        raise FormatError("a page")
+
+    monkeypatch.setattr(visit_tasks, "decode_page", damaged)
+    root, *_ = await sent(sending, notes, top, parent, trusted_until=FOREVER)
+    assert root.reference is None
