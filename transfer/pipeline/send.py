@@ -100,7 +100,7 @@ class Sender:
         is_first: bool = False, level: Callable[[], int | None] = lambda: None,
     ) -> None:  # fmt: skip
         self._level = level
-        self._reads, self._resumes, self._is_first = reads or NoReads(), resumes, is_first
+        self._reads, self.resumes, self._is_first = reads or NoReads(), resumes, is_first
         self.pool, self.sent, self.trust_parent = pool, Sent(), trust_parent
         self._vault, self._session, self._generation = vault, session, generation
         self._sending, self._cache, self.group = sending, cache, group
@@ -160,7 +160,7 @@ class Sender:
 
         Each is asked for by its key, and has so many blocks.
         """
-        if not self._resumes:
+        if not self.resumes:
             return [None] * len(extents)
         noted = await self._reads.recall([key for key, _ in extents])
         found = [
@@ -194,7 +194,7 @@ class Sender:
         the blocks are stored when `arrived` returns.
         """
         numbers = {id: n for n, id in enumerate(ids) if id is not None and id not in known}
-        if (are_new or self._is_first) and not self._resumes:
+        if (are_new or self._is_first) and not self.resumes:
             there = [id in self._arrived for id in numbers]
         else:
             there = await self._have.ask(list(numbers)) if numbers else []
@@ -237,7 +237,7 @@ class Sender:
         )
 
     async def _nodes_together(self, nodes: list[Node]) -> list[Reference]:
-        if self._resumes:
+        if self.resumes:
             nodes = await self._not_there(nodes)
 
         async def work(worker: Leased) -> tuple[list[tuple[bytes, int]], bytes]:
@@ -245,15 +245,21 @@ class Sender:
             return sealed, bytes(worker.slot[: sum(length for _, length in sealed)])
 
         sealed, raw = await self.pool.run(work)
-        count = sum(length > 0 for _, length in sealed)
         named = [Reference(node.tag, id) for node, (id, _) in zip(nodes, sealed, strict=True)]
+        await self.nodes(raw, named, [length for _, length in sealed])
+        return named
+
+    async def nodes(self, raw: bytes, named: Sequence[Reference], lengths: Sequence[int]) -> None:
+        """Store nodes that are sealed, whose children are stored: their frames, back to back.
+
+        One that the parent is known to have is of length 0.
+        """
+        count = sum(length > 0 for length in lengths)
         if count:
             await self._store.ask(Frames(raw, count))
             self.sent.nodes_new += count
             if self._cache is not None:
-                lengths = [length for _, length in sealed]
                 await asyncio.to_thread(self._cache.add, _split(raw, named, lengths))
-        return named
 
     async def _not_there(self, nodes: list[Node]) -> list[Node]:
         """The interrupted run sent nodes too: those that are whole in the vault are known."""
