@@ -8,7 +8,7 @@ import pytest
 from tests.pipeline.conftest import Notes
 from tests.pipeline.test_tree import FOREVER, sent
 from transfer.errors import FormatError
-from transfer.pipeline import visit_tasks
+from transfer.pipeline import pages
 from transfer.pipeline.tree import TreeSender
 
 
@@ -39,7 +39,7 @@ def make(chance, place):
         path.symlink_to("x" * chance.randrange(1, 50))
     elif kind < 0.15:
         os.mkfifo(path)
-    elif kind < 0.2 and (there := [each for each in place.iterdir() if each.is_file()]):
+    elif kind < 0.155 and (there := [each for each in place.iterdir() if each.is_file()]):
         os.link(chance.choice(there), path)
     else:
         path.write_bytes(content(chance))
@@ -150,6 +150,6 @@ async def test_a_damaged_page_of_the_parent_is_never_taken_for_one_that_is_the_s
     def damaged(plain, children):
         raise FormatError("a page")
 
-    monkeypatch.setattr(visit_tasks, "decode_page", damaged)
+    monkeypatch.setattr(pages, "decode_page", damaged)
     root, *_ = await sent(sending, notes, top, parent, trusted_until=FOREVER)
     assert root.reference is None

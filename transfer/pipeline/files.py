@@ -10,8 +10,7 @@ from itertools import islice
 from typing import Protocol
 
 from transfer.files.directories import Place
-from transfer.formats.entry import Content, Entry, FileType, Inline, Slice
-from transfer.formats.reference import Reference
+from transfer.formats.entry import Content, Entry, FileType, Inline
 from transfer.formats.stream import Descriptor
 from transfer.pipeline import tasks
 from transfer.pipeline.batching import Window, task_group
@@ -22,10 +21,12 @@ from transfer.pipeline.grouping import (
     batched,
     grouped,
     ids_of,
+    key_of,
     noted,
     recalled,
+    shared_content,
 )
-from transfer.pipeline.resume import Proof, Proofs, key_of_all
+from transfer.pipeline.resume import Proof, Proofs
 from transfer.pipeline.send import Sender, Stored
 from transfer.pipeline.streams import assemble, send_stream
 from transfer.pipeline.workers import Leased
@@ -174,13 +175,7 @@ class FileSender:
         return self._proofs.of(scanned.stat, scanned.entry.handle)
 
     def _key(self, group: Group) -> bytes | None:
-        keys: list[bytes] = []
-        for each in group:
-            proof = self._proof(each.scanned)
-            if proof is None:
-                return None
-            keys.append(proof.key(0, each.size))
-        return keys[0] if len(keys) == 1 else key_of_all(keys)
+        return key_of(group, self._proof)
 
     async def _again(self, place: Place, each: Found, rescan: Rescan) -> Entry | None:
         """Scan and read *each* once more, and at last without minding that it changes."""
@@ -263,12 +258,11 @@ class FileSender:
         content: Content
         if read.inline is not None:
             content = Inline(read.inline)
-        elif read.offset is not None and read.ids[0] is not None:
-            block = Reference(tasks.DATA, read.ids[0])
-            content = Slice(block, read.offset, scanned.stat.size)
         else:
-            size, ids = scanned.stat.size, read.ids
-            content = await assemble(self._sender, size, self._block_size, ids)
+            size = scanned.stat.size
+            content = shared_content(read, size)
+            if content is None:
+                content = await assemble(self._sender, size, self._block_size, read.ids)
         self._remember(scanned, content)
         return content
 

@@ -11,13 +11,15 @@ with the run of names between two such ends. A file with several names has a blo
 directory that has one of them would have it in another block.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from transfer.formats.entry import INLINE_MAX, Entry, FileType
+from transfer.formats.entry import INLINE_MAX, Entry, FileType, Slice
 from transfer.formats.journal import Ids
+from transfer.formats.reference import Reference
 from transfer.formats.stream import Descriptor, block_count
-from transfer.pipeline.tasks import BATCH, FileRead
+from transfer.pipeline.resume import Proof, key_of_all
+from transfer.pipeline.tasks import BATCH, DATA, FileRead
 from transfer.sources.base import Scanned
 from transfer.sources.quiet import SETTLED
 
@@ -99,6 +101,17 @@ def batched(groups: Sequence[Group]) -> list[list[Group]]:
     return batches
 
 
+def key_of(group: Group, proof: Callable[[Scanned], Proof | None]) -> bytes | None:
+    """Under which it is noted; None where nothing proves what one of them is."""
+    keys: list[bytes] = []
+    for each in group:
+        found = proof(each.scanned)
+        if found is None:
+            return None
+        keys.append(found.key(0, each.size))
+    return keys[0] if len(keys) == 1 else key_of_all(keys)
+
+
 def noted(group: Group, block_size: int) -> int:
     """How many IDs are noted of it."""
     return block_count(group[0].size, block_size) if len(group) == 1 else len(group)
@@ -112,6 +125,13 @@ def ids_of(reads: Sequence[FileRead]) -> Ids:
     if len(reads) == 1:
         return reads[0].ids
     return tuple(read.ids[0] for read in reads) if all(read.ids for read in reads) else ()
+
+
+def shared_content(read: FileRead, size: int) -> Slice | None:
+    """The content of a file that has a part of a block; None for one with blocks of its own."""
+    if read.offset is None or read.ids[0] is None:
+        return None
+    return Slice(Reference(DATA, read.ids[0]), read.offset, size)
 
 
 def recalled(group: Group, ids: Ids) -> list[FileRead]:

@@ -4,13 +4,14 @@ Holds at most one page and one index per level. Where pages end: see formats/dir
 yielded, children first, to whoever stores or identifies them and sends back their references.
 """
 
-from collections.abc import Generator, Sequence
-from typing import TypeVar
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 from transfer.formats.directory import (
     MAX_ENTRIES,
     MAX_PAGE,
     IndexEntry,
+    decode_page,
     encode_index,
     encode_page,
 )
@@ -96,3 +97,17 @@ def _weight(entry: Entry) -> int:
         _OVERHEAD + len(entry.name) + len(entry.target) + len(entry.user) + len(entry.group)
         + len(entry.handle) + inline + sum(len(n) + len(v) + 5 for n, v in xattrs)
     )  # fmt: skip
+
+
+class ParentPage(NamedTuple):
+    """A page that the parent point has of a directory."""
+
+    reference: Reference
+    plain: bytes
+    children: bytes
+
+
+def entries_on(pages: Iterable[ParentPage]) -> Iterator[Entry]:
+    """Raises FormatError when it comes to a page that is damaged."""
+    for page in pages:
+        yield from decode_page(page.plain, page.children)

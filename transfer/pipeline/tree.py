@@ -24,6 +24,7 @@ from transfer.pipeline.directories import DirectoryBuilder
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.files import FileSender, Report
 from transfer.pipeline.grouping import Found
+from transfer.pipeline.leaf_tasks import Built
 from transfer.pipeline.resume import Proofs
 from transfer.pipeline.send import Sender
 from transfer.pipeline.visit_tasks import Below, Looked, Rules, Same, Unreadable, Visit, joined
@@ -51,7 +52,7 @@ class TreeOptions:
     def rules(self) -> Rules:
         return Rules(
             self.block_size, self.exclude, self.exclude_caches, self.one_file_system,
-            self.never_enter,
+            self.never_enter, proofs=self.proofs,
         )  # fmt: skip
 
 
@@ -111,7 +112,8 @@ class TreeSender:
         self.mounts: dict[bytes, bytes] = {}
         self._sender, self._nodes, self._options = sender, nodes, options
         self._report, self._group = report, group
-        self._rules = options.rules
+        # What an interrupted run has read is recalled file by file.
+        self._rules = options.rules._replace(builds=not sender.resumes)
         self._visits = Visits(sender, nodes, self._rules)
         self._branches = asyncio.Semaphore(BRANCHES)
 
@@ -129,11 +131,15 @@ class TreeSender:
     async def _directory(self, directory: _Directory) -> Reference | None:
         nodes = await self._visited(directory)
         if nodes is not None:
-            visit = Visit(directory.place, directory.path, directory.until, nodes.pages)
-            found = await self._visits.ask(visit)
+            found = await self._visits.ask(
+                Visit(directory.place, directory.path, directory.until, *nodes)
+            )
             match found:
                 case Same():
                     return await self._same(directory, found, nodes)
+                case Built():
+                    self._count(found)
+                    return found.root
                 case Unreadable(message):
                     self._report.warn(directory.place.path, "unreadable", message)
                     return None
@@ -151,19 +157,23 @@ class TreeSender:
 
     async def _visited(self, directory: _Directory) -> ParentNodes | None:
         """What the parent has of a directory that a worker may compare with it."""
-        if directory.is_mount or not self._sender.trust_parent:
+        trusts = self._sender.trust_parent or directory.parent.root is None
+        if directory.is_mount or not trusts:
             return None
         return await self._visits.parent_nodes(directory.parent.root)
+
+    def _count(self, found: Same | Built) -> None:
+        self.entries += found.entries
+        self.sockets += found.sockets
+        self.files.done(found.sizes)
 
     async def _same(
         self, directory: _Directory, found: Same, nodes: ParentNodes
     ) -> Reference | None:
         """Its pages are made anew if a directory in it has another root than before."""
-        self.sockets += found.sockets
-        self.files.done(found.sizes)
+        self._count(found)
         branches = [(each, await self._branch(directory, each)) for each in found.below]
         roots = {each.name: await task for each, task in branches}
-        self.entries += found.entries
         if all(roots[each.name].reference == each.before for each in found.below):
             return directory.parent.root
         builder = DirectoryBuilder(self._sender, set(nodes.indexes))

@@ -1,7 +1,8 @@
 """Visits: whole directories handled in a worker, so that their entries stay there.
 
 What is as the parent point has it needs no more than that word: neither is it read, nor is a page
-made of it. What is not so goes back as it was listed and scanned.
+made of it. A leaf that differs is made at once (leaf_tasks.py). What is neither goes back as it was
+listed and scanned.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,11 +10,13 @@ from typing import NamedTuple
 
 from transfer.errors import FormatError
 from transfer.files.directories import Place
-from transfer.formats.directory import decode_page
 from transfer.formats.entry import Entry, FileType, Root
 from transfer.formats.reference import Reference
 from transfer.pipeline import tasks
 from transfer.pipeline.grouping import Found
+from transfer.pipeline.leaf_tasks import Built, Later, Leaf, build
+from transfer.pipeline.pages import ParentPage, entries_on
+from transfer.pipeline.resume import Proofs
 from transfer.pipeline.worker_process import Lane
 from transfer.policy.globs import Globs
 from transfer.sources.base import Scanned
@@ -21,13 +24,15 @@ from transfer.sources.reflinked import is_copy
 
 
 class Rules(NamedTuple):
-    """What of a tree is in the point, and how."""
+    """What of a tree is in the point, and how; *builds*: leaves that differ are made at once."""
 
     block_size: int
     exclude: Globs
     exclude_caches: bool = False
     one_file_system: bool = False
     never_enter: frozenset[tuple[int, int]] = frozenset()
+    builds: bool = False
+    proofs: Proofs | None = None
 
     def includes(self, directory: bytes, each: Scanned) -> bool:
         """Of another file system a directory's place stays, empty; a file has none.
@@ -48,22 +53,22 @@ def joined(directory: bytes, name: bytes) -> bytes:
     return directory + b"/" + name if directory else name
 
 
-class ParentPage(NamedTuple):
-    reference: Reference
-    plain: bytes
-    children: bytes
-
-
 class Visit(NamedTuple):
-    """A directory; the parent's *pages* of it are whole, stat is trusted for ctimes below *until*.
+    """A directory; the parent's *pages* of it are all, stat is trusted for ctimes below *until*.
 
-    *path* is that from the item's root.
+    *path* is that from the item's root, *indexes* are IDs of the parent's.
     """
 
     place: Place
     path: bytes
     until: int
-    pages: Sequence[ParentPage]
+    pages: Sequence[ParentPage] = ()
+    indexes: frozenset[bytes] = frozenset()
+
+    @property
+    def known(self) -> frozenset[bytes]:
+        """IDs of all nodes that the parent has of it."""
+        return self.indexes.union(page.reference.id for page in self.pages)
 
 
 class Below(NamedTuple):
@@ -96,14 +101,19 @@ class Unreadable(NamedTuple):
     message: str
 
 
-Visited = Same | Looked | Unreadable
+Visited = Same | Built | Looked | Unreadable
 
 
-def visit(lane: Lane[tasks.Tools], visits: Sequence[Visit], rules: Rules) -> list[Visited]:
-    return [_visit(lane, each, rules) for each in visits]
+def visit(lane: Lane[tasks.Tools], visits: Sequence[Visit], rules: Rules) -> list[Visited | Later]:
+    """What follows one for which the lane has no room is not looked at."""
+    found: list[Visited | Later] = []
+    for each in visits:
+        is_full = bool(found) and isinstance(found[-1], Later)
+        found.append(Later() if is_full else _visit(lane, each, rules))
+    return found
 
 
-def _visit(lane: Lane[tasks.Tools], asked: Visit, rules: Rules) -> Visited:
+def _visit(lane: Lane[tasks.Tools], asked: Visit, rules: Rules) -> Visited | Later:
     try:
         listing, scan = tasks.look_into(lane, asked.place)
     except OSError as error:
@@ -113,13 +123,26 @@ def _visit(lane: Lane[tasks.Tools], asked: Visit, rules: Rules) -> Visited:
         return looked
     if listing.is_cache and rules.exclude_caches:
         return looked
-    return _compared(lane, asked, rules, looked) or looked
+    found = _compared(lane, asked, rules, looked) or _built(lane, asked, rules, looked)
+    return looked if found is None else found
+
+
+def _built(
+    lane: Lane[tasks.Tools], asked: Visit, rules: Rules, looked: Looked
+) -> Built | Later | None:
+    scanned, skipped, sockets = looked.scan
+    if not rules.builds or skipped or len(looked.listing.names) > tasks.SCANNED:
+        return None
+    scanned = [each for each in scanned if rules.includes(asked.path, each)]
+    leaf = Leaf(asked.place, scanned, asked.until, asked.pages, asked.known)
+    found = build(lane, leaf, rules.block_size, rules.proofs)
+    return found._replace(sockets=sockets) if isinstance(found, Built) else found
 
 
 def _compared(lane: Lane[tasks.Tools], asked: Visit, rules: Rules, looked: Looked) -> Same | None:
     """None where anything differs, or the parent's pages are damaged."""
     same = Same(0, [], 0, [], {})
-    before = _entries(asked.pages)
+    before = entries_on(asked.pages)
     entries = sockets = 0
     try:
         for scanned, skipped, sockets_here in _scans(lane, asked.place, looked):
@@ -142,11 +165,6 @@ def _scans(lane: Lane[tasks.Tools], place: Place, looked: Looked) -> Iterator[ta
     names, filesystem = looked.listing.names, looked.listing.filesystem
     for first in range(tasks.SCANNED, len(names), tasks.SCANNED):
         yield tasks.scan_names(lane, place, names[first : first + tasks.SCANNED], filesystem)
-
-
-def _entries(pages: Sequence[ParentPage]) -> Iterator[Entry]:
-    for page in pages:
-        yield from decode_page(page.plain, page.children)
 
 
 def _is_same(each: Scanned, before: Entry | None, until: int, block_size: int, same: Same) -> bool:

@@ -1,16 +1,21 @@
 """Ask workers for whole directories, those that wait at the same time together."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from transfer.errors import FormatError, FrameMissing
 from transfer.formats.directory import decode_index
 from transfer.formats.reference import Kind, Reference
-from transfer.pipeline import visit_tasks
+from transfer.pipeline import leaf_tasks, visit_tasks
 from transfer.pipeline.batching import Batcher
 from transfer.pipeline.fetch import NodeReader
-from transfer.pipeline.send import Sender
-from transfer.pipeline.visit_tasks import ParentPage, Rules, Visit, Visited
+from transfer.pipeline.leaf_tasks import Built, Later
+from transfer.pipeline.pages import ParentPage
+from transfer.pipeline.send import Sender, Stored
+from transfer.pipeline.visit_tasks import Rules, Visit, Visited
+from transfer.pipeline.workers import Leased
 
 TOGETHER = 16
 MAX_PAGES = 2**20  # bytes of a directory's pages; one that has more is walked name by name
@@ -23,19 +28,68 @@ class ParentNodes(NamedTuple):
     indexes: frozenset[bytes] = frozenset()
 
 
+class _Nodes(NamedTuple):
+    """Frames back to back, in the order of their tags: (reference, length) of each."""
+
+    raw: bytes
+    sealed: Sequence[tuple[Reference, int]]
+
+    def by_tag(self) -> Iterator["_Nodes"]:
+        """Children come in other parts before what names them."""
+        at = 0
+        for _, some in groupby(self.sealed, key=lambda each: each[0].tag):
+            part = list(some)
+            end = at + sum(length for _, length in part)
+            yield _Nodes(self.raw[at:end], part)
+            at = end
+
+
+_Answer = tuple[Visited | Later, asyncio.Task[None] | None]
+
+
 class Visits:
     def __init__(self, sender: Sender, nodes: NodeReader, rules: Rules) -> None:
         self._sender, self._nodes, self._rules = sender, nodes, rules
-        self._visits: Batcher[Visit, Visited] = Batcher(
+        self._visits: Batcher[Visit, _Answer] = Batcher(
             sender.group, self._together, _size, limit=MAX_PAGES, count=TOGETHER,
             parallel=sender.pool.lanes,
         )  # fmt: skip
 
     async def ask(self, visit: Visit) -> Visited:
-        return await self._visits.ask(visit)
+        """What is built is stored, and noted."""
+        while True:
+            found, storing = await self._visits.ask(visit)
+            if isinstance(found, Built) and storing is not None:
+                await asyncio.shield(storing)
+            if not isinstance(found, Later):
+                return found
 
-    async def _together(self, visits: list[Visit]) -> list[Visited]:
-        return await self._sender.pool.call(visit_tasks.visit, visits, self._rules)
+    async def _together(self, visits: list[Visit]) -> list[_Answer]:
+        async def work(worker: Leased) -> tuple[list[Visited | Later], Stored | None, _Nodes]:
+            found = await worker.call(visit_tasks.visit, visits, self._rules)
+            built = [each for each in found if isinstance(each, Built)]
+            if not built:
+                return found, None, _Nodes(b"", [])
+            stored = await self._sender.blocks(worker, [id for each in built for id in each.ids])
+            sealed = await worker.call(leaf_tasks.seal_leaves)
+            size = sum(length for _, length in sealed)
+            return found, stored, _Nodes(bytes(worker.slot[:size]), sealed)
+
+        found, stored, nodes = await self._sender.pool.run(work)
+        built = [each for each in found if isinstance(each, Built)]
+        storing = None
+        if built:  # the next ones need not wait for it
+            storing = self._sender.group.create_task(self._stored(built, stored, nodes))
+        return [(each, storing) for each in found]
+
+    async def _stored(self, built: Sequence[Built], stored: Stored | None, nodes: _Nodes) -> None:
+        sender = self._sender
+        await sender.arrived(stored)
+        sender.sent.bytes_read += sum(each.bytes_read for each in built)
+        await sender.note([note for each in built for note in each.notes])
+        for part in nodes.by_tag():
+            named, lengths = zip(*part.sealed, strict=True)
+            await sender.nodes(part.raw, named, lengths)
 
     async def parent_nodes(self, root: Reference | None) -> ParentNodes | None:
         """None where they are too large, or damaged."""

@@ -1,0 +1,212 @@
+"""Leaves: directories without directories, read and made in a worker, so that no entry leaves it.
+
+`build` keeps plaintext of blocks and nodes in the lane; `seal_leaves` seals the nodes once what the
+vault lacks of the blocks is sealed (tasks.seal_kept). A leaf of which anything is unusual, or was
+not as it was scanned when it was read, is not made here.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate, islice
+from typing import NamedTuple, TypeVar
+
+from transfer.errors import FormatError
+from transfer.files.directories import Place
+from transfer.formats.entry import (
+    XATTRS_MAX,
+    Content,
+    Entry,
+    FileType,
+    Inline,
+    encode_xattrs,
+)
+from transfer.formats.journal import Ids
+from transfer.formats.reference import Kind, Reference, tag_of
+from transfer.formats.stream import FIXED, Descriptor, encode_node, root_tag
+from transfer.pipeline import tasks
+from transfer.pipeline.grouping import Found, Group, grouped, ids_of, key_of, shared_content
+from transfer.pipeline.pages import NodeParts, Pages, ParentPage, Steps, entries_on
+from transfer.pipeline.resume import Proof, Proofs
+from transfer.pipeline.sealing import frame_room
+from transfer.pipeline.worker_process import Lane
+from transfer.sources.base import Scanned
+from transfer.sources.reading import SourceFile
+
+# Of nodes that are kept: what one leaf adds has room in the slot beside that.
+MAX_NODES = 2**19
+MAX_METADATA = 2**20  # bytes of a leaf's extended attributes and targets
+T = TypeVar("T")
+
+
+class Leaf(NamedTuple):
+    """What was found in *place*, in order, and what the parent has of it, as in a Visit."""
+
+    place: Place
+    scanned: Sequence[Scanned]
+    until: int
+    pages: Sequence[ParentPage]
+    known: frozenset[bytes]
+
+
+class Built(NamedTuple):
+    """*sizes* are those of the files. *ids* are those of the blocks that are kept, None for zeros.
+
+    *notes* are to be noted when these are stored.
+    """
+
+    root: Reference | None
+    entries: int
+    sizes: list[int]
+    bytes_read: int
+    ids: list[bytes | None]
+    notes: list[tuple[bytes, Ids]]
+    sockets: int = 0
+
+
+class Later(NamedTuple):
+    """The lane has no room for it beside what it keeps."""
+
+
+def build(
+    lane: Lane[tasks.Tools], leaf: Leaf, block_size: int, proofs: Proofs | None
+) -> Built | Later | None:
+    if not _is_usual(leaf):
+        return None
+    try:
+        contents, groups = _compared(leaf, block_size)
+    except FormatError:
+        return None  # a damaged parent is compared as far as it goes
+    size = sum(each.size for group in groups for each in group)
+    if size > tasks.BATCH or any(each.scanned.stat.nlink > 1 for group in groups for each in group):
+        return None
+    if not _has_room(lane, size):
+        return Later()
+    nodes: list[NodeParts] = lane.kept.setdefault("nodes", [])
+    found = _read(lane, leaf.place, groups, block_size)
+    if found is None:
+        return None
+    lane.kept["size"] = lane.kept.get("size", 0) + size
+    reads, notes = iter(found.files), list[tuple[bytes, Ids]]()
+    for group in groups:
+        of_group = list(islice(reads, len(group)))
+        key, ids = _key(group, proofs), ids_of(of_group)
+        if key is not None and ids:
+            notes.append((key, ids))
+        for each, read in zip(group, of_group, strict=True):
+            contents[each.name] = _content(lane, each.size, read, block_size, nodes)
+    root = _paged(lane, leaf, contents, nodes)
+    sizes = [each.stat.size for each in leaf.scanned if each.stat.type is FileType.FILE]
+    return Built(root, len(leaf.scanned), sizes, size, found.ids, notes)
+
+
+def _is_usual(leaf: Leaf) -> bool:
+    metadata = 0
+    for each in leaf.scanned:
+        xattrs = len(encode_xattrs(each.entry.xattrs))
+        metadata += xattrs + len(each.entry.target)
+        if each.stat.type is FileType.DIRECTORY or xattrs > XATTRS_MAX:
+            return False
+    return metadata <= MAX_METADATA
+
+
+def _has_room(lane: Lane[tasks.Tools], size: int) -> bool:
+    nodes: list[NodeParts] = lane.kept.get("nodes", [])
+    taken = sum(frame_room(len(plain), len(children)) for _, plain, children, _ in nodes)
+    return taken <= MAX_NODES and lane.kept.get("size", 0) + size <= tasks.BATCH
+
+
+def _compared(leaf: Leaf, block_size: int) -> tuple[dict[bytes, Content], list[Group]]:
+    """The contents of files that are proven unchanged, and the others. Raises FormatError."""
+    before: dict[bytes, Entry] = {entry.name: entry for entry in entries_on(leaf.pages)}
+    contents: dict[bytes, Content] = {}
+    new: list[Found] = []
+    runs = accumulate((each.cut > 0 for each in leaf.scanned[:-1]), initial=1)
+    for run, scanned in zip(runs, leaf.scanned, strict=False):
+        if scanned.stat.type is not FileType.FILE:
+            continue
+        each = Found(scanned, before.get(scanned.entry.name), run)
+        if each.before is not None and each.is_unchanged(leaf.until, block_size):
+            contents[each.name] = each.before.content
+        else:
+            new.append(each)
+    return contents, grouped(new, block_size)
+
+
+def _read(
+    lane: Lane[tasks.Tools], place: Place, groups: Sequence[Group], block_size: int
+) -> tasks.FilesRead | None:
+    """None, and nothing more is kept, if one cannot be read or has changed."""
+    blocks: list[memoryview] = lane.kept.setdefault("blocks", [])
+    shared: set[int] = lane.kept.setdefault("shared", set())
+    kept = len(blocks)
+    files = [
+        [SourceFile(place, each.name, each.scanned.stat) for each in group] for group in groups
+    ]
+    found = tasks.read_files(lane, files, block_size, True)
+    if not any(read.code for read in found.files):
+        return found
+    del blocks[kept:]
+    shared.intersection_update(range(kept))
+    return None
+
+
+def _key(group: Group, proofs: Proofs | None) -> bytes | None:
+    def proof(scanned: Scanned) -> Proof | None:
+        if proofs is None or scanned.is_mounted:
+            return None
+        return proofs.of(scanned.stat, scanned.entry.handle)
+
+    return key_of(group, proof)
+
+
+def _content(
+    lane: Lane[tasks.Tools], size: int, read: tasks.FileRead, block_size: int,
+    nodes: list[NodeParts],
+) -> Content:  # fmt: skip
+    """A stream has one leaf at most."""
+    if read.inline is not None:
+        return Inline(read.inline)
+    content = shared_content(read, size)
+    if content is not None:
+        return content
+    id = read.ids[0] if read.ids else None
+    if len(read.ids) > 1 and any(read.ids):
+        plain, children = encode_node(1, read.ids)
+        node = tag_of(Kind.STREAM, 1), plain, children, frozenset[bytes]()
+        id = _identified(lane, nodes, node).id
+    root = None if id is None else Reference(root_tag(size, block_size), id)
+    return Descriptor(size, block_size, FIXED, root)
+
+
+def _paged(
+    lane: Lane[tasks.Tools], leaf: Leaf, contents: dict[bytes, Content], nodes: list[NodeParts]
+) -> Reference | None:
+    pages = Pages(set())
+    for each in leaf.scanned:
+        entry = each.entry._replace(content=contents.get(each.entry.name))
+        _driven(lane, leaf, nodes, pages.add(entry, each.cut))
+    return _driven(lane, leaf, nodes, pages.finish())
+
+
+def _driven(lane: Lane[tasks.Tools], leaf: Leaf, nodes: list[NodeParts], steps: Steps[T]) -> T:
+    try:
+        node = next(steps)
+        while True:
+            node = steps.send(_identified(lane, nodes, (*node[:3], leaf.known)))
+    except StopIteration as end:
+        found: T = end.value
+        return found
+
+
+def _identified(lane: Lane[tasks.Tools], nodes: list[NodeParts], node: NodeParts) -> Reference:
+    tag, plain, children, _ = node
+    nodes.append(node)
+    return Reference(tag, lane.tools.sealer.id_of(tag, children, plain))
+
+
+def seal_leaves(lane: Lane[tasks.Tools]) -> list[tuple[Reference, int]]:
+    """Seal the nodes that are kept into the slot, children first: (reference, frame length)."""
+    nodes: list[NodeParts] = sorted(lane.kept.get("nodes", []), key=lambda node: node[0])
+    sealed = tasks.seal_nodes(lane, nodes)
+    return [
+        (Reference(node[0], id), length) for node, (id, length) in zip(nodes, sealed, strict=True)
+    ]
