@@ -48,6 +48,10 @@ async def visited(sending, visits):
         return found, await worker.call(lambda lane: lane.kept.copy())
 
 
+async def kinds(sending, visits):
+    return [type(each) for each in (await visited(sending, visits))[0]]
+
+
 async def test_of_a_leaf_no_name_comes_back(sending, notes, top, monkeypatch):
     for number in range(100):
         (top / f"{number}").write_bytes(os.urandom(number * 100))
@@ -59,14 +63,23 @@ async def test_of_a_leaf_no_name_comes_back(sending, notes, top, monkeypatch):
 
 async def test_a_lane_keeps_no_more_than_it_may(sending, top, monkeypatch):
     monkeypatch.setattr(tasks, "BATCH", 40_000)
-    kinds = [type(each) for each in (await visited(sending, fill(top, "abcd")))[0]]
-    assert kinds == [Built, Built, Later, Later]
+    assert await kinds(sending, fill(top, "abcd")) == [Built, Built, Later, Later]
 
 
 async def test_nodes_that_are_kept_have_room_in_the_slot(sending, top, monkeypatch):
     monkeypatch.setattr(leaf_tasks, "MAX_NODES", 100)
-    kinds = [type(each) for each in (await visited(sending, fill(top, "ab")))[0]]
-    assert kinds == [Built, Later]
+    assert await kinds(sending, fill(top, "ab")) == [Built, Later]
+
+
+async def test_an_answer_holds_the_names_of_many_directories_only_while_they_are_small(
+    sending, top, monkeypatch
+):
+    visits = fill(top, "abc")
+    for name in "abc":
+        (top / name / "below").mkdir()
+    assert await kinds(sending, visits) == [Looked, Looked, Looked]
+    monkeypatch.setattr(visit_tasks, "MAX_ANSWER", 500)
+    assert await kinds(sending, visits) == [Looked, Later, Later]
 
 
 async def test_what_has_to_wait_is_not_forgotten(sending, notes, top, monkeypatch):
@@ -88,14 +101,14 @@ async def test_what_has_to_wait_is_not_forgotten(sending, notes, top, monkeypatc
 async def test_what_is_unusual_is_not_made_there(sending, top, make):
     visits = fill(top, "a")
     make(top / "a")
-    assert [type(each) for each in (await visited(sending, visits))[0]] == [Looked]
+    assert await kinds(sending, visits) == [Looked]
 
 
 async def test_targets_of_links_may_be_too_much_for_the_slot(sending, top, monkeypatch):
     visits = fill(top, "a")
     (top / "a" / "link").symlink_to("x" * 200)
     monkeypatch.setattr(leaf_tasks, "MAX_METADATA", 100)
-    assert [type(each) for each in (await visited(sending, visits))[0]] == [Looked]
+    assert await kinds(sending, visits) == [Looked]
 
 
 async def test_of_a_leaf_that_changed_while_it_was_read_nothing_is_kept(sending, top, monkeypatch):
@@ -203,13 +216,13 @@ async def test_no_node_is_sent_before_its_children_are_stored(sending, notes, to
     for number in range(400):  # several pages and an index
         (top / f"{number}").write_bytes(os.urandom(3_000))
     (top / "large").write_bytes(os.urandom(2 * 2**20))
-    store, kinds = vault.store, []
+    store, sent_kinds = vault.store, []
 
     async def stored(session, raw):
-        kinds.append({header.kind for header, _ in frame.walk(raw)})
+        sent_kinds.append({header.kind for header, _ in frame.walk(raw)})
         return await store(session, raw)
 
     vault.store = stored
     await sent(sending, notes, top)
-    assert all(len(each) == 1 for each in kinds)
-    assert [min(each) for each in kinds] == sorted(min(each) for each in kinds)
+    assert all(len(each) == 1 for each in sent_kinds)
+    assert [min(each) for each in sent_kinds] == sorted(min(each) for each in sent_kinds)

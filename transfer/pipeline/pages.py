@@ -37,7 +37,7 @@ class Pages:
 
     def add(self, entry: Entry, cut: int, page: bytes | None = None) -> Steps[None]:
         """The next entry; *page* is the ID of the parent's page where its name stood."""
-        weight, children = _weight(entry), sum(1 for _ in references_of(entry))
+        weight, children = weight_of(entry), sum(1 for _ in references_of(entry))
         if self._page and (
             self._weight + weight > MAX_PAGE - 2
             or self._children + children > MAX_ENTRIES
@@ -89,7 +89,7 @@ class Pages:
         yield from self._push(level + 1, IndexEntry(index[0].first_name, reference), cut)
 
 
-def _weight(entry: Entry) -> int:
+def weight_of(entry: Entry) -> int:
     """At least what the entry takes in a page."""
     inline = len(entry.content.data) if isinstance(entry.content, Inline) else 0
     xattrs: Sequence[tuple[bytes, bytes]] = entry.xattrs

@@ -15,12 +15,15 @@ from transfer.formats.reference import Reference
 from transfer.pipeline import tasks
 from transfer.pipeline.grouping import Found
 from transfer.pipeline.leaf_tasks import Built, Later, Leaf, build
-from transfer.pipeline.pages import ParentPage, entries_on
+from transfer.pipeline.pages import ParentPage, entries_on, weight_of
 from transfer.pipeline.resume import Proofs
 from transfer.pipeline.worker_process import Lane
 from transfer.policy.globs import Globs
 from transfer.sources.base import Scanned
 from transfer.sources.reflinked import is_copy
+
+MAX_ANSWER = 2**20  # bytes after which nothing more is put into it
+_OVERHEAD = 16  # bytes of a name
 
 
 class Rules(NamedTuple):
@@ -105,12 +108,22 @@ Visited = Same | Built | Looked | Unreadable
 
 
 def visit(lane: Lane[tasks.Tools], visits: Sequence[Visit], rules: Rules) -> list[Visited | Later]:
-    """What follows one for which the lane has no room is not looked at."""
+    """What follows one for which the lane or the answer has no room is not looked at."""
     found: list[Visited | Later] = []
+    size, is_full = 0, False
     for each in visits:
-        is_full = bool(found) and isinstance(found[-1], Later)
         found.append(Later() if is_full else _visit(lane, each, rules))
+        size += _size(found[-1])
+        is_full = size > MAX_ANSWER or isinstance(found[-1], Later)
     return found
+
+
+def _size(found: Visited | Later) -> int:
+    """About what it takes in an answer; little but for names and entries."""
+    if not isinstance(found, Looked):
+        return 0
+    names = sum(map(len, found.listing.names)) + _OVERHEAD * len(found.listing.names)
+    return names + sum(2 * weight_of(each.entry) for each in found.scan[0])
 
 
 def _visit(lane: Lane[tasks.Tools], asked: Visit, rules: Rules) -> Visited | Later:
