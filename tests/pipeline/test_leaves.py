@@ -52,6 +52,15 @@ async def kinds(sending, visits):
     return [type(each) for each in (await visited(sending, visits))[0]]
 
 
+async def test_no_name_is_handled_alone(sending, notes, top, monkeypatch):
+    fill(top, "ab")
+    fill(top / "a", "cd")
+    (top / "file").write_bytes(os.urandom(3_000))
+    monkeypatch.setattr(TreeSender, "_part", None)
+    _, entries, counted, _ = await sent(sending, notes, top)
+    assert (len(entries), counted.bytes_read) == (4 + 8 + 1, 8 * 8_000 + 3_000)
+
+
 async def test_of_a_leaf_no_name_comes_back(sending, notes, top, monkeypatch):
     for number in range(100):
         (top / f"{number}").write_bytes(os.urandom(number * 100))
@@ -71,15 +80,22 @@ async def test_nodes_that_are_kept_have_room_in_the_slot(sending, top, monkeypat
     assert await kinds(sending, fill(top, "ab")) == [Built, Later]
 
 
+@pytest.mark.parametrize(
+    ("work", "kind"),
+    [
+        (lambda place: os.link(place / "one", place / "link"), Looked),
+        (lambda place: (place / "below").mkdir(), Built),
+    ],
+)
 async def test_an_answer_holds_the_names_of_many_directories_only_while_they_are_small(
-    sending, top, monkeypatch
+    sending, top, monkeypatch, work, kind
 ):
     visits = fill(top, "abc")
     for name in "abc":
-        (top / name / "below").mkdir()
-    assert await kinds(sending, visits) == [Looked, Looked, Looked]
+        work(top / name)
+    assert await kinds(sending, visits) == [kind] * 3
     monkeypatch.setattr(visit_tasks, "MAX_ANSWER", 500)
-    assert await kinds(sending, visits) == [Looked, Later, Later]
+    assert await kinds(sending, visits) == [kind, Later, Later]
 
 
 async def test_what_has_to_wait_is_not_forgotten(sending, notes, top, monkeypatch):
@@ -93,7 +109,6 @@ async def test_what_has_to_wait_is_not_forgotten(sending, notes, top, monkeypatc
 @pytest.mark.parametrize(
     "make",
     [
-        lambda top: (top / "below").mkdir(),
         lambda top: os.link(top / "one", top / "link"),
         lambda top: os.truncate(top / "one", tasks.BATCH),
     ],

@@ -11,10 +11,12 @@ T = TypeVar("T")
 
 
 class DirectoryBuilder:
-    """*indexes* are the IDs of the parent point's indexes of this directory: they are not sent."""
+    """*indexes* and *pages* as in `Pages`."""
 
-    def __init__(self, sender: Sender, indexes: set[bytes]) -> None:
-        self._sender, self._pages = sender, Pages(indexes)
+    def __init__(
+        self, sender: Sender, indexes: set[bytes], pages: frozenset[bytes] = frozenset()
+    ) -> None:
+        self._sender, self._pages = sender, Pages(indexes, pages)
 
     async def add(self, entry: Entry, cut: int, page: bytes | None = None) -> None:
         """The next entry; *page* is the ID of the parent's page where its name stood."""

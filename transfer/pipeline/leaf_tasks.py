@@ -1,8 +1,9 @@
-"""Leaves: directories without directories, read and made in a worker, so that no entry leaves it.
+"""Directories that are read in a worker; of leaves, without directories, no entry leaves it.
 
 `build` keeps plaintext of blocks and nodes in the lane; `seal_leaves` seals the nodes once what the
-vault lacks of the blocks is sealed (tasks.seal_kept). A leaf of which anything is unusual, or was
-not as it was scanned when it was read, is not made here.
+vault lacks of the blocks is sealed (tasks.seal_kept). Of others the pages are made by the
+parent process, once it has the roots of the directories in them. What is unusual, or was not as it
+was scanned when it was read, is not made here.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from transfer.formats.entry import (
     Entry,
     FileType,
     Inline,
+    Root,
     encode_xattrs,
 )
 from transfer.formats.journal import Ids
@@ -47,8 +49,19 @@ class Leaf(NamedTuple):
     known: frozenset[bytes]
 
 
+class Below(NamedTuple):
+    """A directory in a directory; *before* is its root in the parent point."""
+
+    name: bytes
+    identity: tuple[int, int]
+    before: Reference | None
+
+
 class Built(NamedTuple):
-    """*sizes* are those of the files. *ids* are those of the blocks that are kept, None for zeros.
+    """*entries_open* are all entries, with their cut levels, of a directory whose pages wait for
+    the roots of those that are *below*; of a leaf there are none.
+
+    *sizes* are those of the files. *ids* are those of the blocks that are kept, None for zeros.
 
     *notes* are to be noted when these are stored.
     """
@@ -59,6 +72,8 @@ class Built(NamedTuple):
     bytes_read: int
     ids: list[bytes | None]
     notes: list[tuple[bytes, Ids]]
+    below: list[Below]
+    entries_open: list[tuple[Entry, int]]
     sockets: int = 0
 
 
@@ -72,7 +87,7 @@ def build(
     if not _is_usual(leaf):
         return None
     try:
-        contents, groups = _compared(leaf, block_size)
+        contents, groups, below = _compared(leaf, block_size)
     except FormatError:
         return None  # a damaged parent is compared as far as it goes
     size = sum(each.size for group in groups for each in group)
@@ -93,9 +108,14 @@ def build(
             notes.append((key, ids))
         for each, read in zip(group, of_group, strict=True):
             contents[each.name] = _content(lane, each.size, read, block_size, nodes)
-    root = _paged(lane, leaf, contents, nodes)
+    entries = [
+        (each.entry._replace(content=contents.get(each.entry.name)), each.cut)
+        for each in leaf.scanned
+    ]
+    root = None if below else _paged(lane, leaf, entries, nodes)
     sizes = [each.stat.size for each in leaf.scanned if each.stat.type is FileType.FILE]
-    return Built(root, len(leaf.scanned), sizes, size, found.ids, notes)
+    left = entries if below else []
+    return Built(root, len(entries), sizes, size, found.ids, notes, below, left)
 
 
 def _is_usual(leaf: Leaf) -> bool:
@@ -103,7 +123,7 @@ def _is_usual(leaf: Leaf) -> bool:
     for each in leaf.scanned:
         xattrs = len(encode_xattrs(each.entry.xattrs))
         metadata += xattrs + len(each.entry.target)
-        if each.stat.type is FileType.DIRECTORY or xattrs > XATTRS_MAX:
+        if xattrs > XATTRS_MAX:
             return False
     return metadata <= MAX_METADATA
 
@@ -114,21 +134,29 @@ def _has_room(lane: Lane[tasks.Tools], size: int) -> bool:
     return taken <= MAX_NODES and lane.kept.get("size", 0) + size <= tasks.BATCH
 
 
-def _compared(leaf: Leaf, block_size: int) -> tuple[dict[bytes, Content], list[Group]]:
-    """The contents of files that are proven unchanged, and the others. Raises FormatError."""
+def _compared(leaf: Leaf, block_size: int) -> tuple[dict[bytes, Content], list[Group], list[Below]]:
+    """The contents of files that are proven unchanged, the others, and the directories.
+
+    Raises FormatError.
+    """
     before: dict[bytes, Entry] = {entry.name: entry for entry in entries_on(leaf.pages)}
     contents: dict[bytes, Content] = {}
     new: list[Found] = []
+    below: list[Below] = []
     runs = accumulate((each.cut > 0 for each in leaf.scanned[:-1]), initial=1)
     for run, scanned in zip(runs, leaf.scanned, strict=False):
-        if scanned.stat.type is not FileType.FILE:
-            continue
         each = Found(scanned, before.get(scanned.entry.name), run)
-        if each.before is not None and each.is_unchanged(leaf.until, block_size):
+        if scanned.stat.type is FileType.DIRECTORY:
+            root = each.before.content if each.before is not None else None
+            reference = root.reference if isinstance(root, Root) else None
+            below.append(Below(each.name, scanned.stat.identity, reference))
+        elif scanned.stat.type is not FileType.FILE:
+            continue
+        elif each.before is not None and each.is_unchanged(leaf.until, block_size):
             contents[each.name] = each.before.content
         else:
             new.append(each)
-    return contents, grouped(new, block_size)
+    return contents, grouped(new, block_size), below
 
 
 def _read(
@@ -178,12 +206,12 @@ def _content(
 
 
 def _paged(
-    lane: Lane[tasks.Tools], leaf: Leaf, contents: dict[bytes, Content], nodes: list[NodeParts]
-) -> Reference | None:
+    lane: Lane[tasks.Tools], leaf: Leaf, entries: Sequence[tuple[Entry, int]],
+    nodes: list[NodeParts],
+) -> Reference | None:  # fmt: skip
     pages = Pages(set())
-    for each in leaf.scanned:
-        entry = each.entry._replace(content=contents.get(each.entry.name))
-        _driven(lane, leaf, nodes, pages.add(entry, each.cut))
+    for entry, cut in entries:
+        _driven(lane, leaf, nodes, pages.add(entry, cut))
     return _driven(lane, leaf, nodes, pages.finish())
 
 

@@ -26,10 +26,13 @@ Steps = Generator[NodeParts, Reference, T]
 
 
 class Pages:
-    """*indexes* are the IDs of the parent point's indexes of this directory: they are not sent."""
+    """*indexes* are the IDs of the parent point's indexes of this directory: they are not sent.
 
-    def __init__(self, indexes: set[bytes]) -> None:
-        self._indexes = indexes
+    Nor are *pages*, for whoever has those of all its pages at once.
+    """
+
+    def __init__(self, indexes: set[bytes], pages: frozenset[bytes] = frozenset()) -> None:
+        self._indexes, self._all = indexes, pages
         self._pages: set[bytes] = set()
         self._page: list[Entry] = []
         self._weight = self._children = 0
@@ -70,7 +73,7 @@ class Pages:
         page, self._page = self._page, []
         self._weight = self._children = 0
         plain, children = encode_page(page)
-        known, self._pages = frozenset(self._pages), set()
+        known, self._pages = self._all.union(self._pages), set()
         reference = yield tag_of(Kind.PAGE), plain, children, known
         yield from self._push(0, IndexEntry(page[0].name, reference), cut)
 

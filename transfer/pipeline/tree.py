@@ -8,7 +8,7 @@ end of a page waits for the next of them. Memory per directory in work: its list
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -24,11 +24,11 @@ from transfer.pipeline.directories import DirectoryBuilder
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.files import FileSender, Report
 from transfer.pipeline.grouping import Found
-from transfer.pipeline.leaf_tasks import Built
+from transfer.pipeline.leaf_tasks import Below, Built
 from transfer.pipeline.resume import Proofs
 from transfer.pipeline.send import Sender
-from transfer.pipeline.visit_tasks import Below, Looked, Rules, Same, Unreadable, Visit, joined
-from transfer.pipeline.visits import ParentNodes, Visits
+from transfer.pipeline.visit_tasks import Looked, Rules, Same, Unreadable, Visit, joined
+from transfer.pipeline.visits import ParentNodes, Storing, Visits
 from transfer.policy.globs import Globs
 from transfer.sources.base import Scanned
 
@@ -131,15 +131,14 @@ class TreeSender:
     async def _directory(self, directory: _Directory) -> Reference | None:
         nodes = await self._visited(directory)
         if nodes is not None:
-            found = await self._visits.ask(
+            found, storing = await self._visits.ask(
                 Visit(directory.place, directory.path, directory.until, *nodes)
             )
             match found:
                 case Same():
                     return await self._same(directory, found, nodes)
                 case Built():
-                    self._count(found)
-                    return found.root
+                    return await self._built(directory, found, nodes, storing)
                 case Unreadable(message):
                     self._report.warn(directory.place.path, "unreadable", message)
                     return None
@@ -176,12 +175,31 @@ class TreeSender:
         roots = {each.name: await task for each, task in branches}
         if all(roots[each.name].reference == each.before for each in found.below):
             return directory.parent.root
-        builder = DirectoryBuilder(self._sender, set(nodes.indexes))
-        for page in nodes.pages:
-            for entry in decode_page(page.plain, page.children):
-                name = entry.name
-                entry = entry._replace(content=roots.get(name, entry.content))
-                await builder.add(entry, found.cuts.get(name, 0), page.reference.id)
+        entries = (
+            (entry, found.cuts.get(entry.name, 0))
+            for page in nodes.pages for entry in decode_page(page.plain, page.children)
+        )  # fmt: skip
+        return await self._with_roots(entries, roots, nodes)
+
+    async def _built(
+        self, directory: _Directory, found: Built, nodes: ParentNodes, storing: Storing
+    ) -> Reference | None:
+        branches = [(each, await self._branch(directory, each)) for each in found.below]
+        await self._visits.arrived(storing)
+        self._count(found)
+        if not branches:
+            return found.root
+        roots = {each.name: await task for each, task in branches}
+        return await self._with_roots(found.entries_open, roots, nodes)
+
+    async def _with_roots(
+        self, entries: Iterable[tuple[Entry, int]], roots: dict[bytes, Root], nodes: ParentNodes
+    ) -> Reference | None:
+        pages = frozenset(page.reference.id for page in nodes.pages)
+        builder = DirectoryBuilder(self._sender, set(nodes.indexes), pages)
+        for entry, cut in entries:
+            content = roots.get(entry.name, entry.content)
+            await builder.add(entry._replace(content=content), cut)
         return await builder.finish()
 
     async def _looked_into(

@@ -1,8 +1,8 @@
 """Visits: whole directories handled in a worker, so that their entries stay there.
 
 What is as the parent point has it needs no more than that word: neither is it read, nor is a page
-made of it. A leaf that differs is made at once (leaf_tasks.py). What is neither goes back as it was
-listed and scanned.
+made of it. What differs is read and made at once (leaf_tasks.py). What is unusual goes back as it
+was listed and scanned.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,10 +11,9 @@ from typing import NamedTuple
 from transfer.errors import FormatError
 from transfer.files.directories import Place
 from transfer.formats.entry import Entry, FileType, Root
-from transfer.formats.reference import Reference
 from transfer.pipeline import tasks
 from transfer.pipeline.grouping import Found
-from transfer.pipeline.leaf_tasks import Built, Later, Leaf, build
+from transfer.pipeline.leaf_tasks import Below, Built, Later, Leaf, build
 from transfer.pipeline.pages import ParentPage, entries_on, weight_of
 from transfer.pipeline.resume import Proofs
 from transfer.pipeline.worker_process import Lane
@@ -27,7 +26,7 @@ _OVERHEAD = 16  # bytes of a name
 
 
 class Rules(NamedTuple):
-    """What of a tree is in the point, and how; *builds*: leaves that differ are made at once."""
+    """What of a tree is in the point, and how; *builds*: what differs is made at once."""
 
     block_size: int
     exclude: Globs
@@ -74,14 +73,6 @@ class Visit(NamedTuple):
         return self.indexes.union(page.reference.id for page in self.pages)
 
 
-class Below(NamedTuple):
-    """A directory in a directory; *before* is its root in the parent point."""
-
-    name: bytes
-    identity: tuple[int, int]
-    before: Reference | None
-
-
 class Same(NamedTuple):
     """All is as the parent has it, but for what is *below*; *sizes* are those of the files.
 
@@ -120,6 +111,8 @@ def visit(lane: Lane[tasks.Tools], visits: Sequence[Visit], rules: Rules) -> lis
 
 def _size(found: Visited | Later) -> int:
     """About what it takes in an answer; little but for names and entries."""
+    if isinstance(found, Built):
+        return sum(2 * weight_of(entry) for entry, _ in found.entries_open)
     if not isinstance(found, Looked):
         return 0
     names = sum(map(len, found.listing.names)) + _OVERHEAD * len(found.listing.names)

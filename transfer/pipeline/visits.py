@@ -44,7 +44,8 @@ class _Nodes(NamedTuple):
             at = end
 
 
-_Answer = tuple[Visited | Later, asyncio.Task[None] | None]
+Storing = asyncio.Task[None] | None
+_Answer = tuple[Visited | Later, Storing]
 
 
 class Visits:
@@ -55,14 +56,17 @@ class Visits:
             parallel=sender.pool.lanes,
         )  # fmt: skip
 
-    async def ask(self, visit: Visit) -> Visited:
-        """What is built is stored, and noted."""
+    async def ask(self, visit: Visit) -> tuple[Visited, Storing]:
+        """What is built is stored, and noted, when `arrived` returns."""
         while True:
             found, storing = await self._visits.ask(visit)
-            if isinstance(found, Built) and storing is not None:
-                await asyncio.shield(storing)
             if not isinstance(found, Later):
-                return found
+                return found, storing
+
+    async def arrived(self, storing: Storing) -> None:
+        """Raises what the vault's call raised."""
+        if storing is not None:
+            await asyncio.shield(storing)
 
     async def _together(self, visits: list[Visit]) -> list[_Answer]:
         async def work(worker: Leased) -> tuple[list[Visited | Later], Stored | None, _Nodes]:
