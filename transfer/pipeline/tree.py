@@ -1,10 +1,11 @@
 """Send a tree: walk it, compare with the parent point's tree, send what differs.
 
 One task per directory, at most BRANCHES of them side by side; a directory beyond that is walked in
-its parent's place, so neither depth nor width of a tree takes memory. Within a directory names are
-listed LISTED bytes at a time, and scanned SCANNED at a time (see tasks.py); what follows the last
-end of a page waits for the next of them. Memory per directory in work: its listed names,
-2 * SCANNED entries, one page.
+its parent's place, so neither depth nor width of a tree takes memory. Workers handle directories as
+a whole where they can (visits.py). Of others names are listed LISTED bytes at a time, and scanned
+SCANNED at a time (see tasks.py); what follows the last end of a page waits for the next of them.
+Memory per directory in work: its listed names, 2 * SCANNED entries, and one page, or all that the
+parent has of it, if that is less than MAX_PAGES.
 """
 
 import asyncio
@@ -131,28 +132,33 @@ class TreeSender:
     async def _directory(self, directory: _Directory) -> Reference | None:
         nodes = await self._visited(directory)
         if nodes is not None:
-            found, storing = await self._visits.ask(
-                Visit(directory.place, directory.path, directory.until, *nodes)
-            )
-            match found:
-                case Same():
-                    return await self._same(directory, found, nodes)
-                case Built():
-                    return await self._built(directory, found, nodes, storing)
-                case Unreadable(message):
-                    self._report.warn(directory.place.path, "unreadable", message)
-                    return None
-                case Looked(listing, scan):
-                    return await self._looked_into(directory, listing, scan)
+            return await self._whole(directory, nodes)
         try:
             if directory.is_mount:
                 await self._sender.pool.call(tasks.sync_source, directory.place)
             listing, scan = await self._sender.pool.call(tasks.look_into, directory.place)
         except OSError as error:
-            message = error.strerror or str(error)
-            self._report.warn(directory.place.path, "unreadable", message)
+            self._unreadable(directory, error.strerror or str(error))
             return None
         return await self._looked_into(directory, listing, scan)
+
+    async def _whole(self, directory: _Directory, nodes: ParentNodes) -> Reference | None:
+        """In a worker, unless that finds something unusual."""
+        place, path, until = directory.place, directory.path, directory.until
+        found, storing = await self._visits.ask(Visit(place, path, until, *nodes))
+        match found:
+            case Same():
+                return await self._same(directory, found, nodes)
+            case Built():
+                return await self._built(directory, found, nodes, storing)
+            case Looked(listing, scan):
+                return await self._looked_into(directory, listing, scan)
+            case Unreadable(message):
+                self._unreadable(directory, message)
+                return None
+
+    def _unreadable(self, directory: _Directory, message: str) -> None:
+        self._report.warn(directory.place.path, "unreadable", message)
 
     async def _visited(self, directory: _Directory) -> ParentNodes | None:
         """What the parent has of a directory that a worker may compare with it."""
