@@ -8,6 +8,7 @@ import os
 import stat as modes
 from collections.abc import Sequence
 from functools import lru_cache, partial
+from itertools import accumulate
 from typing import NamedTuple
 
 import msgspec
@@ -246,7 +247,7 @@ def read_blocks(
 
     Each extent begins with a block, and together they have at most BATCH bytes, or are one block.
     """
-    rooms = [memoryview(bytearray(length)) for _, length in extents]
+    rooms = _rooms(lane, [length for _, length in extents])
     if isinstance(content, NbdContent):
         for (offset, _), room in zip(extents, rooms, strict=True):
             lane.tools.exports.read_into(content.address, offset, room)
@@ -259,13 +260,24 @@ def read_blocks(
     return [_id_of(lane, block) for block in blocks]
 
 
+def _rooms(lane: Lane[Tools], lengths: Sequence[int]) -> list[memoryview]:
+    """Memory for the lease, whatever it holds. That of the lease before is used again, for new
+    pages cost more than reading into them.
+    """
+    room = lane.room(sum(lengths)) if "blocks" not in lane.kept else None
+    view = memoryview(bytearray(sum(lengths))) if room is None else room
+    ends = list(accumulate(lengths))
+    return [view[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+
+
 def _read_file(
     lane: Lane[Tools], file: SourceFile, offsets: Sequence[int], rooms: Sequence[memoryview],
     strict: bool,
 ) -> None:  # fmt: skip
     with open_file(lane.tools.directories, file, strict) as fd:
         for offset, room in zip(offsets, rooms, strict=True):
-            read_into(fd, offset, room)
+            got = read_into(fd, offset, room)
+            room[got:] = bytes(len(room) - got)
         if strict and not unchanged(fd, file.stat):
             raise SourceChanged("changed", file.name)
 

@@ -48,11 +48,18 @@ class Lane(Generic[T]):
     *kept* is the lease's: it survives from one call to the next, and is emptied at its end.
     """
 
-    __slots__ = ("kept", "slot", "tools")
+    __slots__ = ("_room", "kept", "slot", "tools")
 
     def __init__(self, tools: T, slot: memoryview) -> None:
         self.tools, self.slot = tools, slot
         self.kept: dict[str, Any] = {}
+        self._room = bytearray()
+
+    def room(self, size: int) -> memoryview:
+        """The worker's own memory, the same for each lease, with whatever stands in it."""
+        if len(self._room) < size:
+            self._room = bytearray(size)
+        return memoryview(self._room)[:size]
 
 
 class Stopwatch:
