@@ -243,8 +243,9 @@ def test_what_is_missing_at_the_end_reads_as_zeros_whatever_was_read_before(path
         ids = tasks.read_blocks(lane, source(path), extents, SIZE, False)
         return ids, [bytes(block) for block in lane.kept["blocks"]]
 
-    path.write_bytes(b"x" * (SIZE + 10))
-    assert read((0, SIZE))[1] == [b"x" * SIZE]
+    path.write_bytes(b"x" * 2 * SIZE)
+    assert read((0, 2 * SIZE))[1] == [b"x" * SIZE] * 2
+    os.truncate(path, SIZE + 10)
     ids, blocks = read((SIZE, SIZE), (2 * SIZE, SIZE))
     assert blocks == [b"x" * 10 + bytes(SIZE - 10), bytes(SIZE)]
     assert ids[0] is not None and ids[1] is None
