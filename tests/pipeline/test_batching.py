@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from transfer.pipeline.batching import Batcher, Room, task_group
+from transfer.pipeline.batching import Batcher, Room, Window, task_group
 
 
 class Echo:
@@ -255,3 +255,32 @@ async def test_a_number_that_falls_holds_from_the_next_batch_on():
         batcher = Batcher(group, run, len, limit=1, count=1, parallel=lambda: most)
         assert await asyncio.gather(*(batcher.put(each) for each in "abcdefgh")) == list("abcdefgh")
     assert beside[:3] == [1, 2, 3] and max(beside[4:]) == 1
+
+
+async def test_a_window_lets_only_so_many_work_at_a_time():
+    working = most = done = 0
+
+    async def work():
+        nonlocal working, most, done
+        working += 1
+        most = max(most, working)
+        await asyncio.sleep(0)
+        working, done = working - 1, done + 1
+
+    async with asyncio.TaskGroup() as group:
+        window = Window(group, 3)
+        for _ in range(20):
+            await window.add(work())
+    assert (most, done) == (3, 20)
+
+
+async def test_who_waits_for_a_window_and_is_cancelled_leaves_nothing_behind():
+    async with asyncio.TaskGroup() as group:
+        window, end = Window(group, 1), asyncio.Event()
+        await window.add(end.wait())
+        waiting = asyncio.create_task(window.add(end.wait()))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting

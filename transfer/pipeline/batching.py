@@ -3,11 +3,12 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 LINGER = 0.01  # seconds at most
+T = TypeVar("T")
 Q = TypeVar("Q")
 A = TypeVar("A")
 
@@ -67,6 +68,21 @@ class Room:
                 self._free -= size
                 turn.set_result(None)
             self._waiting.popleft()
+
+
+class Window(Generic[T]):
+    """At most *size* tasks of *group* at a time; who adds another one waits."""
+
+    def __init__(self, group: asyncio.TaskGroup, size: int) -> None:
+        self._group, self._free = group, asyncio.Semaphore(size)
+
+    async def add(self, work: Coroutine[Any, Any, T]) -> None:
+        try:
+            await self._free.acquire()
+        except BaseException:
+            work.close()
+            raise
+        self._group.create_task(work).add_done_callback(lambda _: self._free.release())
 
 
 class Batcher(Generic[Q, A]):

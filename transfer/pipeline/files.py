@@ -16,6 +16,7 @@ from transfer.formats.journal import Ids
 from transfer.formats.reference import Reference
 from transfer.formats.stream import Descriptor
 from transfer.pipeline import tasks
+from transfer.pipeline.batching import Window, task_group
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.grouping import (
     Found,
@@ -34,6 +35,8 @@ from transfer.pipeline.streams import assemble, send_stream
 from transfer.pipeline.workers import Leased
 from transfer.sources.base import Scanned
 from transfer.sources.reading import SourceChanged, SourceFile
+
+AT_ONCE = 8  # batches or large files of a directory
 
 
 class Report(Protocol):
@@ -77,19 +80,23 @@ class FileSender:
         again: list[Found] = []
         small: list[Found] = []
         unread: set[int] = set()
-        for each in files:
-            if each.before is not None and each.is_unchanged(until, self._block_size):
-                contents[each.name] = each.before.content
-                unread.add(each.run)
-            elif (content := self._known_link(each.scanned)) is not None:
-                contents[each.name] = content
-            elif each.scanned.stat.size <= tasks.BATCH:
-                small.append(each)
-            else:
-                await self._large(place, each, contents, again)
-        small = self._to_compare(small, unread)
-        for batch in batched(grouped(small, self._block_size)):
-            await self._small(place, batch, contents, again)
+        async with task_group() as group:
+            window: Window[None] = Window(group, AT_ONCE)
+            for each in files:
+                if each.before is not None and each.is_unchanged(until, self._block_size):
+                    contents[each.name] = each.before.content
+                    unread.add(each.run)
+                elif (content := self._known_link(each.scanned)) is not None:
+                    contents[each.name] = content
+                elif each.scanned.stat.size <= tasks.BATCH:
+                    small.append(each)
+                elif each.scanned.stat.nlink > 1:  # its other names shall find its content
+                    await self._large(place, each, contents, again)
+                else:
+                    await window.add(self._large(place, each, contents, again))
+            small = self._to_compare(small, unread)
+            for batch in batched(grouped(small, self._block_size)):
+                await window.add(self._small(place, batch, contents, again))
         entries = {
             each.name: self._finished(each.scanned, contents[each.name])
             for each in files if each.name in contents

@@ -16,8 +16,9 @@ from transfer.files.metadata import Stat
 from transfer.formats.entry import Content, Entry, FileType, Inline
 from transfer.formats.reference import Reference
 from transfer.pipeline import present_tasks, write_tasks
+from transfer.pipeline.batching import Window, task_group
 from transfer.pipeline.fetch import NodeReader
-from transfer.pipeline.files import Report
+from transfer.pipeline.files import AT_ONCE, Report
 from transfer.pipeline.link_groups import Linked, LinkGroups
 from transfer.pipeline.overwrite import Overwrite, Wanted
 from transfer.pipeline.present_tasks import Existing
@@ -64,18 +65,20 @@ class FileReceiver:
 
     async def all(self, place: Place, wanted: Sequence[Wanted]) -> None:
         small: list[Planned] = []
-        for each in wanted:
-            entry = each.entry
-            if entry.link_group:
-                if (linked := await self._groups.inode(place, each)) is not None:
-                    await self._link(place, each, linked)
-            elif entry.type is not FileType.FILE or entry.size > BATCH:
-                await self._single(place, each)
-            elif (plan := await self._plan(each)) is not None:
-                small.append(plan)
-        units = by_block(small, lambda plan: shared_block(plan.entry.content))
-        for batch in batched(Unit(files) for files in units):
-            await self._small(place, batch)
+        async with task_group() as group:
+            window: Window[object] = Window(group, AT_ONCE)
+            for each in wanted:
+                entry = each.entry
+                if entry.link_group:
+                    if (linked := await self._groups.inode(place, each)) is not None:
+                        await self._link(place, each, linked)
+                elif entry.type is not FileType.FILE or entry.size > BATCH:
+                    await window.add(self._single(place, each))
+                elif (plan := await self._plan(each)) is not None:
+                    small.append(plan)
+            units = by_block(small, lambda plan: shared_block(plan.entry.content))
+            for batch in batched(Unit(files) for files in units):
+                await window.add(self._small(place, batch))
 
     async def _link(self, place: Place, wanted: Wanted, first: Linked) -> None:
         """Make it a name of *first*; one that may not be replaced only if it is as whole."""
