@@ -74,7 +74,7 @@ async def test_of_changed_blocks_nobody_is_asked_unless_a_run_was_interrupted(
     extents = [(0, SIZE), (LEAF, SIZE)]
     monkeypatch.setattr("transfer.pipeline.changed_streams.AHEAD", 1)
     async with sending(trust_parent=True) as line:
-        line.sender._resumes = resumes
+        line.sender.resumes = resumes
         asked, have = [], line.vault.have
 
         async def hear(session, tag, generation, ids):

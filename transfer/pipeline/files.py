@@ -1,16 +1,18 @@
 """Send the content of a directory's files, and give back their whole entries.
 
-What the parent point proves unchanged is not read. A file that changes while it is read is scanned
-and read again; if it changes again, it is read as it comes, and reported: it may be torn.
+What the parent point proves unchanged is not read, and what is read and is as the parent has it
+stays as it is there. A file that changes while it is read is scanned and read again; if it changes
+again, it is read as it comes, and reported: it may be torn.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Protocol
 
 from transfer.files.directories import Place
-from transfer.formats.entry import Content, Entry, FileType, Inline, Slice
+from transfer.formats.entry import CONTENT_ID_SIZE, Content, Entry, FileType, Inline, Slice
+from transfer.formats.journal import Ids
 from transfer.formats.reference import Reference
 from transfer.formats.stream import Descriptor
 from transfer.pipeline import tasks
@@ -22,11 +24,13 @@ from transfer.pipeline.grouping import (
     batched,
     grouped,
     ids_of,
-    noted,
+    question,
     recalled,
+    scattered,
 )
-from transfer.pipeline.resume import Proof, Proofs, key_of_all
+from transfer.pipeline.resume import Proof, Proofs, Question, key_of_all, key_of_kept
 from transfer.pipeline.send import Sender, Stored
+from transfer.pipeline.stream_nodes import ParentStream
 from transfer.pipeline.streams import assemble, send_stream
 from transfer.pipeline.workers import Leased
 from transfer.sources.base import Scanned
@@ -70,14 +74,18 @@ class FileSender:
         self, place: Place, files: Sequence[Found], until: int, rescan: Rescan
     ) -> dict[bytes, Entry]:
         """The entries of *files*, by name; what could not be read is reported, and left out."""
+        if not self._sender.trust_parent:
+            files = [each._replace(before=None) for each in files]
         contents: dict[bytes, Content] = {}
         again: list[Found] = []
         small: list[Found] = []
+        unread: set[int] = set()
         async with task_group() as group:
             window: Window[None] = Window(group, AT_ONCE)
             for each in files:
                 if each.before is not None and each.is_unchanged(until, self._block_size):
                     contents[each.name] = each.before.content
+                    unread.add(each.run)
                 elif (content := self._known_link(each.scanned)) is not None:
                     contents[each.name] = content
                 elif each.scanned.stat.size <= tasks.BATCH:
@@ -86,6 +94,7 @@ class FileSender:
                     await self._large(place, each, contents, again)
                 else:
                     await window.add(self._large(place, each, contents, again))
+            small = self._to_compare(small, unread)
             for batch in batched(grouped(small, self._block_size)):
                 await window.add(self._small(place, batch, contents, again))
         entries = {
@@ -96,6 +105,14 @@ class FileSender:
             if (entry := await self._again(place, each, rescan)) is not None:
                 entries[each.name] = entry
         return entries
+
+    def _to_compare(self, small: Sequence[Found], unread: set[int]) -> list[Found]:
+        """*small* files, without a parent where all are to be put together anew.
+
+        Of the runs that are *unread* some files stay where they are in any case.
+        """
+        anew = scattered(small, self._block_size) - unread
+        return [each._replace(before=None) if each.run in anew else each for each in small]
 
     def _finished(self, scanned: Scanned, content: Content) -> Entry:
         self.counts.files += 1
@@ -130,7 +147,8 @@ class FileSender:
         self, place: Place, batch: Sequence[Group], contents: dict[bytes, Content],
         again: list[Found],
     ) -> None:  # fmt: skip
-        batch = await self._not_recalled(batch, contents)
+        if self._sender.resumes:
+            batch = await self._not_recalled(await self._not_kept(batch, contents), contents)
         reads = await self._read(place, batch, True)
         files = [each for group in batch for each in group]
         for each, read in zip(files, reads, strict=True):
@@ -139,7 +157,21 @@ class FileSender:
             elif read.code:
                 self._unreadable(place, each.name, read.code, read.message)
             else:
-                contents[each.name] = await self._content(each.scanned, read)
+                contents[each.name] = await self._content(each, read)
+
+    async def _not_kept(
+        self, batch: Sequence[Group], contents: dict[bytes, Content]
+    ) -> list[Group]:
+        """*batch* without what an interrupted run has found to be as the parent has it."""
+        keys = {each.name: self._kept_key(each) for group in batch for each in group}
+        asked = {name: Question(key, 1) for name, key in keys.items() if key is not None}
+        found = await self._sender.recalled(list(asked.values()))
+        kept = {name for name, ids in zip(asked, found, strict=True) if ids is not None}
+        for each in (each for group in batch for each in group if each.name in kept):
+            contents[each.name] = await self._content(each, tasks.FileRead(is_kept=True))
+            self._sender.sent.bytes_resumed += each.size
+        left = [[each for each in group if each.name not in kept] for group in batch]
+        return [group for group in left if group]
 
     async def _not_recalled(
         self, batch: Sequence[Group], contents: dict[bytes, Content]
@@ -147,11 +179,11 @@ class FileSender:
         """Those of *batch* that no interrupted run has read as they are."""
         keys = [self._key(group) for group in batch]
         asked = [
-            (key, noted(group, self._block_size))
+            question(key, group, self._block_size)
             for key, group in zip(keys, batch, strict=True) if key is not None
         ]  # fmt: skip
         known = await self._sender.recalled(asked)
-        found = dict(zip((key for key, _ in asked), known, strict=True))
+        found = dict(zip((each.key for each in asked), known, strict=True))
         left: list[Group] = []
         for group, key in zip(batch, keys, strict=True):
             ids = found.get(key) if key is not None else None
@@ -159,7 +191,7 @@ class FileSender:
                 left.append(group)
                 continue
             for each, read in zip(group, recalled(group, ids), strict=True):
-                contents[each.name] = await self._content(each.scanned, read)
+                contents[each.name] = await self._content(each, read)
                 self._sender.sent.bytes_resumed += each.size
         return left
 
@@ -176,6 +208,12 @@ class FileSender:
                 return None
             keys.append(proof.key(0, each.size))
         return keys[0] if len(keys) == 1 else key_of_all(keys)
+
+    def _kept_key(self, each: Found) -> bytes | None:
+        proof, kept = self._proof(each.scanned), each.kept(self._block_size)
+        if proof is None or kept is None:
+            return None
+        return key_of_kept(proof.key(0, each.size), kept.content)
 
     async def _again(self, place: Place, each: Found, rescan: Rescan) -> Entry | None:
         """Scan and read *each* once more, and at last without minding that it changes."""
@@ -206,12 +244,13 @@ class FileSender:
         """Raises SourceChanged or OSError."""
         if scanned.stat.size > tasks.BATCH:
             return await self._stream(place, scanned, before, strict)
-        read = (await self._read(place, [[Found(scanned, before)]], strict))[0]
+        found = Found(scanned, before)
+        read = (await self._read(place, [[found]], strict))[0]
         if read.code in ("changed", "replaced"):
             raise SourceChanged(read.code, scanned.entry.name)
         if read.code:
             raise OSError(read.message)
-        return await self._content(scanned, read)
+        return await self._content(found, read)
 
     async def _stream(
         self, place: Place, scanned: Scanned, before: Entry | None, strict: bool
@@ -231,15 +270,14 @@ class FileSender:
         """Of each file in order."""
         if not groups:
             return []
-        files = [
-            [SourceFile(place, each.name, each.scanned.stat) for each in group] for group in groups
-        ]
+        files = [[self._small_file(place, each) for each in group] for group in groups]
+        known = await self._known(groups)
 
         async def work(worker: Leased) -> tuple[list[tasks.FileRead], Stored | None]:
             found: tasks.FilesRead = await worker.call(
                 tasks.read_files, files, self._block_size, strict
             )
-            return found.files, await self._sender.blocks(worker, found.ids)
+            return found.files, await self._sender.blocks(worker, found.ids, known)
 
         reads, stored = await self._sender.pool.run(work)
         await self._sender.arrived(stored)
@@ -248,22 +286,49 @@ class FileSender:
             await self._note(groups, reads)
         return reads
 
+    def _small_file(self, place: Place, each: Found) -> tasks.SmallFile:
+        kept = each.kept(self._block_size)
+        file = SourceFile(place, each.name, each.scanned.stat)
+        return tasks.SmallFile(file, kept.id if kept is not None else b"")
+
+    async def _known(self, groups: Sequence[Group]) -> frozenset[bytes]:
+        """What the parent has of the files of several blocks; they have no group."""
+        before = [
+            self._stream_before(group[0]) for group in groups if group[0].size > self._block_size
+        ]
+        known = await asyncio.gather(*(stream.around(0, 0) for stream in before))
+        return frozenset[bytes]().union(*known)
+
+    def _stream_before(self, each: Found) -> ParentStream:
+        content = each.before.content if each.before is not None else None
+        return ParentStream(self._nodes, content if isinstance(content, Descriptor) else None)
+
     async def _note(self, groups: Sequence[Group], reads: Sequence[tasks.FileRead]) -> None:
         left = iter(reads)
-        ids = [(group, ids_of(list(islice(left, len(group))))) for group in groups]
-        keys = [(self._key(group), some) for group, some in ids if some]
-        await self._sender.note([(key, some) for key, some in keys if key is not None])
+        notes: list[tuple[bytes | None, Ids]] = []
+        for group in groups:
+            pairs = list(zip(group, left, strict=False))  # in this order: it takes no more of them
+            for each, read in pairs:
+                if read.is_kept and (kept := each.kept(self._block_size)) is not None:
+                    notes.append((self._kept_key(each), (kept.block.id,)))
+            new = [(each, read) for each, read in pairs if not read.is_kept]
+            if new and (ids := ids_of([read for _, read in new])):
+                notes.append((self._key([each for each, _ in new]), ids))
+        await self._sender.note([(key, ids) for key, ids in notes if key is not None])
 
-    async def _content(self, scanned: Scanned, read: tasks.FileRead) -> Content:
+    async def _content(self, each: Found, read: tasks.FileRead) -> Content:
         content: Content
-        if read.inline is not None:
+        scanned = each.scanned
+        if read.is_kept and each.before is not None:
+            content = each.before.content
+        elif read.inline is not None:
             content = Inline(read.inline)
         elif read.offset is not None and read.ids[0] is not None:
             block = Reference(tasks.DATA, read.ids[0])
-            content = Slice(block, read.offset, scanned.stat.size)
+            content = Slice(block, read.offset, each.size, read.own[:CONTENT_ID_SIZE])
         else:
-            size, ids = scanned.stat.size, read.ids
-            content = await assemble(self._sender, size, self._block_size, ids)
+            before = self._stream_before(each)
+            content = await assemble(self._sender, each.size, self._block_size, read.ids, before)
         self._remember(scanned, content)
         return content
 

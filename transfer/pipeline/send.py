@@ -24,7 +24,7 @@ from transfer.formats.stream import FIXED, MAX_BLOCK, MIN_BLOCK, Descriptor
 from transfer.pipeline import tasks
 from transfer.pipeline.batching import Batcher, Room
 from transfer.pipeline.node_cache import NodeCache
-from transfer.pipeline.resume import NoReads, Reads
+from transfer.pipeline.resume import NoReads, Question, Reads
 from transfer.pipeline.sealing import frame_room
 from transfer.pipeline.workers import Leased, Pool
 from transfer.vault.base import MAX_FRAMES, Outcome, Vault
@@ -100,7 +100,7 @@ class Sender:
         is_first: bool = False, level: Callable[[], int | None] = lambda: None,
     ) -> None:  # fmt: skip
         self._level = level
-        self._reads, self._resumes, self._is_first = reads or NoReads(), resumes, is_first
+        self._reads, self.resumes, self._is_first = reads or NoReads(), resumes, is_first
         self.pool, self.sent, self.trust_parent = pool, Sent(), trust_parent
         self._vault, self._session, self._generation = vault, session, generation
         self._sending, self._cache, self.group = sending, cache, group
@@ -155,23 +155,24 @@ class Sender:
             sum(each is Outcome.EXISTED for each in islice(answers, part.frames)) for part in parts
         ]
 
-    async def recalled(self, extents: Sequence[tuple[bytes, int]]) -> list[Ids | None]:
-        """The IDs of what an interrupted run read, where the vault has all of them.
-
-        Each is asked for by its key, and has so many blocks.
-        """
-        if not self._resumes:
-            return [None] * len(extents)
-        noted = await self._reads.recall([key for key, _ in extents])
+    async def recalled(self, questions: Sequence[Question]) -> list[Ids | None]:
+        """The IDs of what an interrupted run read, where the vault has all of the blocks."""
+        if not self.resumes:
+            return [None] * len(questions)
+        noted = await self._reads.recall([each.key for each in questions])
         found = [
-            ids if ids is not None and len(ids) == blocks else None
-            for ids, (_, blocks) in zip(noted, extents, strict=True)
+            ids if ids is not None and len(ids) == each.ids else None
+            for ids, each in zip(noted, questions, strict=True)
         ]
-        asked = list({id for ids in found if ids is not None for id in ids if id is not None})
+        blocks = [(ids or ())[: each.blocks] for ids, each in zip(found, questions, strict=True)]
+        asked = list({id for some in blocks for id in some if id is not None})
         there: dict[bytes | None, bool] = {None: True}
         if asked:
             there.update(zip(asked, await self._have.ask(asked), strict=True))
-        return [ids and (ids if all(there[id] for id in ids) else None) for ids in found]
+        return [
+            ids if all(there[id] for id in some) else None
+            for ids, some in zip(found, blocks, strict=True)
+        ]
 
     async def note(self, extents: Sequence[tuple[bytes, Ids]]) -> None:
         """Their blocks were read and are stored: a later run may go on from there."""
@@ -194,7 +195,7 @@ class Sender:
         the blocks are stored when `arrived` returns.
         """
         numbers = {id: n for n, id in enumerate(ids) if id is not None and id not in known}
-        if (are_new or self._is_first) and not self._resumes:
+        if (are_new or self._is_first) and not self.resumes:
             there = [id in self._arrived for id in numbers]
         else:
             there = await self._have.ask(list(numbers)) if numbers else []
@@ -237,7 +238,7 @@ class Sender:
         )
 
     async def _nodes_together(self, nodes: list[Node]) -> list[Reference]:
-        if self._resumes:
+        if self.resumes:
             nodes = await self._not_there(nodes)
 
         async def work(worker: Leased) -> tuple[list[tuple[bytes, int]], bytes]:
