@@ -34,7 +34,7 @@ class TreeReceiver:
     ) -> None:  # fmt: skip
         self._pool, self._nodes, self._received, self._group = pool, nodes, received, group
         self._overwrite, self._selected = options.overwrite, options.selected
-        self._files = FileReceiver(pool, nodes, received, options, report)
+        self._files = FileReceiver(pool, nodes, received, options, report, group)
         self._branches = asyncio.Semaphore(BRANCHES)
         self._everything = options.everything
         self._filesystems: dict[int, Place] = {}

@@ -166,14 +166,14 @@ def _there(target: TreeTarget, place: Place, name: bytes) -> There | None:
 
 
 def write_small(
-    lane: Lane[WriteTools], place: Place, files: Sequence[Small], again: bool = False
+    lane: Lane[WriteTools], files: Sequence[tuple[Place, Small]], again: bool = False
 ) -> list[Written]:
     """Write whole files; frames that follow each other and are the same one are opened once.
 
     *again*: an earlier try may have written some of them.
     """
     written, opened = [], OpenedFrames(lane)
-    for file in files:
+    for place, file in files:
         done = _done_before(lane, place, file.entry) if again else None
         written.append(done or _caught(_write_one, lane, place, file, opened))
     return written
