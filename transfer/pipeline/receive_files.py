@@ -15,7 +15,7 @@ from transfer.files.directories import Place
 from transfer.files.metadata import Stat
 from transfer.formats.entry import Entry, FileType
 from transfer.formats.reference import Reference
-from transfer.pipeline import present_tasks, write_tasks
+from transfer.pipeline import directory_tasks, present_tasks, write_tasks
 from transfer.pipeline.batching import Window, task_group
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.files import AT_ONCE, Report
@@ -104,7 +104,7 @@ class FileReceiver:
 
     async def _as_it_is(self, place: Place, wanted: Wanted) -> Wanted:
         """With the ctime that it has by now."""
-        (found,) = await self._pool.call(write_tasks.existing, place, [wanted.entry.name])
+        (found,) = await self._pool.call(directory_tasks.existing, place, [wanted.entry.name])
         same = found is not None and wanted.is_there_as(found.stat.identity)
         return wanted._replace(there=found.stat) if found and same else wanted
 
