@@ -90,18 +90,18 @@ class Batcher(Generic[Q, A]):
 
     A batch holds at most *count* questions of together at most *limit* (or one that is larger), and
     at most *parallel* are under way. Questions of less than *least* cost less together: they wait
-    for the end of what is under way, and where many ask at a time, a moment for more. They run in
-    tasks of *group*: whoever asked and is cancelled takes no answer away from others. Where it may
-    change, *parallel* is a function.
+    until fewer than *few* are under way, and where many ask at a time and *few* is 1, a moment for
+    more. They run in tasks of *group*: whoever asked and is cancelled takes no answer away from
+    others. Where it may change, *parallel* is a function.
     """
 
     def __init__(
         self, group: asyncio.TaskGroup, run: Callable[[list[Q]], Awaitable[Sequence[A]]],
         size: Callable[[Q], int], *, limit: int, count: int, parallel: int | Callable[[], int] = 1,
-        least: int = 0,
+        least: int = 0, few: int = 1,
     ) -> None:  # fmt: skip
         self._group, self._run, self._size = group, run, size
-        self.limit, self._count, self._least = limit, count, least
+        self.limit, self._count, self._least, self._few = limit, count, least, few
         self._parallel = parallel if callable(parallel) else lambda: parallel
         self._active, self._pause = 0, 0.0
         self._waiting: list[tuple[Q, asyncio.Future[A]]] = []
@@ -134,7 +134,7 @@ class Batcher(Generic[Q, A]):
 
     def _is_worth_it(self, others: int) -> bool:
         """Whether what waits is to be a batch now, beside so many others."""
-        if not others or not self._least:
+        if others < self._few or not self._least:
             return bool(self._waiting)
         size = 0
         for question, _ in self._waiting:
