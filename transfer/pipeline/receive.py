@@ -24,7 +24,7 @@ from transfer.pipeline.small_files import message_size
 from transfer.pipeline.workers import Pool
 from transfer.targets import may_pass
 
-BRANCHES = 16
+BRANCHES = 48
 MAX_SMALL = 512
 TOGETHER = 64  # directories that are entered, or finished, in one task
 MESSAGE = 2**20  # bytes

@@ -147,8 +147,9 @@ def _done_before(lane: Lane[WriteTools], place: Place, entry: Entry) -> Written 
     return Written(stat.identity)
 
 
-def _written(lane: Lane[WriteTools], place: Place, name: bytes, failed: list[str]) -> Written:
-    stat = lane.tools.target.exists(place, name)
+def _written(lane: Lane[WriteTools], place: Place, entry: Entry, failed: list[str]) -> Written:
+    """Only what other names may become links to needs to be known by its inode."""
+    stat = lane.tools.target.exists(place, entry.name) if entry.link_group else None
     return Written(stat.identity if stat else (0, 0), tuple(failed))
 
 
@@ -174,7 +175,7 @@ def _write_one(
     except BaseException:
         target.discard(place, temporary)
         raise
-    return _written(lane, place, name, failed)
+    return _written(lane, place, file.entry, failed)
 
 
 def _kept(
@@ -282,7 +283,7 @@ def finish_large(
             give_up = target.leave if may_pass(error) else target.discard
             give_up(place, temporary)
             raise
-        return _written(lane, place, entry.name, failed)
+        return _written(lane, place, entry, failed)
 
     done = _done_before(lane, place, entry) if again else None
     return done or _caught(finish)
@@ -304,7 +305,7 @@ def make_special(
     def make() -> Written:
         is_link = entry.type is FileType.SYMLINK
         made = target.make_symlink if is_link else target.make_special
-        return _written(lane, place, entry.name, made(place, entry, replace))
+        return _written(lane, place, entry, made(place, entry, replace))
 
     done = _done_before(lane, place, entry) if again else None
     return done or _caught(make)
