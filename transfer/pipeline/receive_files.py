@@ -198,7 +198,12 @@ class FileReceiver:
             await self._pool.call(write_tasks.discard, place, temporary)
             self.damage(wanted.path, damaged)
             return None
-        done = await self._again(write_tasks.finish_large, place, entry, wanted.replace, temporary)
+        finish = write_tasks.finish_large, place, entry, wanted.replace, temporary
+        try:
+            done = await self._again(*finish)
+        except BaseException:  # it may still wait for a lane
+            await to_the_end(self._pool.call(write_tasks.leave, place, temporary))
+            raise
         self._settle(wanted, done)
         return done
 

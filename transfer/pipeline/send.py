@@ -29,12 +29,12 @@ from transfer.pipeline.sealing import frame_room
 from transfer.pipeline.workers import Leased, Pool
 from transfer.vault.base import MAX_FRAMES, Outcome, Vault
 
-MAX_CALL = 8 * 2**20
+MAX_CALL = 4 * 2**20  # what one lane seals goes as it is; more would be copied together
 SLOW_CALL = 2**20
 USUAL = 5  # calls under way; of more each is smaller, so that all have something to send
 SMALL = 2**18  # less than that waits for the end of another call: each costs the vault an fsync
 QUICK = 16 * 2**20  # bytes a second of one call
-UNDER_WAY = 24 * 2**20  # bytes of sealed blocks that wait for their call or its answer
+UNDER_WAY = 20 * 2**20  # bytes of sealed blocks that wait for their call or its answer
 MAX_ASKED = 8192
 MAX_ARRIVED = 65536  # IDs that are remembered: equal blocks are not sent one after the other
 
