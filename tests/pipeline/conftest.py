@@ -11,12 +11,12 @@ from transfer.formats.entry import Inline, Slice
 from transfer.jobs import keyring as keyrings
 from transfer.jobs.keyring import OpenKeyring, Secret
 from transfer.pipeline import tasks, write_tasks
-from transfer.pipeline.batching import task_group
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.sealing import Opener
 from transfer.pipeline.send import Sender
 from transfer.pipeline.workers import Pool
 from transfer.vault.memory import MemoryVault
+from transfer.waiting import task_group
 
 PASSPHRASE = "correct horse battery staple"
 

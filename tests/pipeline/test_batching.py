@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from transfer.pipeline.batching import Batcher, Room, Window, task_group
+from transfer.pipeline.batching import Batcher, Room, Window
+from transfer.waiting import task_group
 
 
 class Echo:

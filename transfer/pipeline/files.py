@@ -16,7 +16,7 @@ from transfer.formats.journal import Ids
 from transfer.formats.reference import Reference
 from transfer.formats.stream import Descriptor
 from transfer.pipeline import tasks
-from transfer.pipeline.batching import Window, task_group
+from transfer.pipeline.batching import Window
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.grouping import (
     Found,
@@ -35,6 +35,7 @@ from transfer.pipeline.streams import assemble, send_stream
 from transfer.pipeline.workers import Leased
 from transfer.sources.base import Scanned
 from transfer.sources.reading import SourceChanged, SourceFile
+from transfer.waiting import task_group
 
 AT_ONCE = 8  # batches or large files of a directory
 

@@ -16,7 +16,7 @@ from transfer.files.metadata import Stat
 from transfer.formats.entry import Entry, FileType
 from transfer.formats.reference import Reference
 from transfer.pipeline import directory_tasks, present_tasks, write_tasks
-from transfer.pipeline.batching import Window, task_group
+from transfer.pipeline.batching import Window
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.files import AT_ONCE, Report
 from transfer.pipeline.link_groups import Linked, LinkGroups
@@ -34,7 +34,7 @@ from transfer.pipeline.tasks import BATCH
 from transfer.pipeline.units import Planned, Unit, batched, by_block, shared_block
 from transfer.pipeline.workers import Leased, Pool
 from transfer.pipeline.write_tasks import FrameAt, Piece, Written
-from transfer.waiting import or_undone, to_the_end
+from transfer.waiting import or_undone, task_group, to_the_end
 
 
 @dataclass

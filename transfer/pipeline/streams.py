@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 from transfer.formats.journal import Ids
 from transfer.formats.stream import FANOUT, FIXED, Descriptor, block_count
 from transfer.pipeline import tasks
-from transfer.pipeline.batching import Batcher, task_group
+from transfer.pipeline.batching import Batcher
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.resume import Proof, Question
 from transfer.pipeline.send import Sender, Stored
@@ -23,6 +23,7 @@ from transfer.pipeline.stream_nodes import ParentStream, Slots, StreamBuilder
 from transfer.pipeline.workers import Leased
 from transfer.sources.changes import Content, Data, Extent
 from transfer.sources.reading import SourceFile
+from transfer.waiting import task_group
 
 T = TypeVar("T")
 AHEAD = 4
