@@ -1,7 +1,8 @@
 """Wait for what must not be left half done, or be left running unheard."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -36,3 +37,18 @@ async def or_undone(work: Awaitable[T], undo: Callable[[T], Awaitable[object]]) 
         if not task.cancelled() and task.exception() is None:
             await to_the_end(undo(task.result()))
         raise
+
+
+@asynccontextmanager
+async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
+    """A TaskGroup that raises its first error alone; the group stays in the traceback."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as failures:
+        raise first_error(failures) from failures
+
+
+def first_error(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = failures.exceptions[0]
+    return first_error(first) if isinstance(first, BaseExceptionGroup) else first

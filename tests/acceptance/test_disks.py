@@ -109,7 +109,7 @@ async def test_two_disks_of_one_name_are_refused_before_the_second_is_read(machi
         await machine.backup(*paths, workers=0)
     calls = machine.met.calls
     await machine.backup(paths[0], item="other", workers=0)
-    assert calls.count("have") < 2 * machine.met.calls.count("have")
+    assert calls.count("store") < 2 * machine.met.calls.count("store")
 
 
 async def test_a_tracker_that_lies_is_found_and_not_believed(machine, bench, tmp_path, monkeypatch):

@@ -298,3 +298,18 @@ def test_a_vault_that_was_replaced_by_an_older_copy_is_noticed(own, far, tmp_pat
         assert {each["code"] for each in again["warnings"]} == {"vault-rolled-back"}
         assert again["parent"] == first["point"]
         assert exact(far, top)
+
+
+def test_of_a_domains_first_point_nobody_asks_what_is_there(own, far, tmp_path):
+    """Hardly anything can be; from then on each is asked for, and nothing is sent twice."""
+    own.register(far)
+    source = small(tmp_path / "source")
+
+    def asked():
+        return own.log.read_text().count(" /v1/have ")
+
+    first = far("backup", "item", source)
+    assert asked() == 0 and first["blocks_new"] == 3
+    other = far("backup", "other", source)
+    assert asked() > 0 and other["blocks_new"] == 0
+    assert exact(far, source) and exact(far, source, "other")

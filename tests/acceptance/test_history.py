@@ -17,6 +17,7 @@ from transfer.errors import ItemBusy, LockHeld, SessionEnded, VaultRolledBack
 from transfer.formats import record
 from transfer.jobs import backup as backup_job
 from transfer.jobs.progress import Progress
+from transfer.pipeline import grouping
 from transfer.vault.open import open_vault, rebuild_catalog
 
 pytestmark = pytest.mark.usefixtures("quick_keyrings")
@@ -148,6 +149,25 @@ async def test_an_unchanged_source_is_not_read_again(history, tmp_path):
     machine = history.copied(tmp_path, 3)
     again = await machine.backup(history.source)
     assert (again.bytes_read, again.parent) == (0, history.points[2])
+
+
+async def test_read_in_full_an_unchanged_source_is_not_sent_again(machine, source, monkeypatch):
+    """Also after points that hold files in other company than a first one would."""
+    monkeypatch.setattr(grouping, "SETTLED", 0)
+    await machine.backup(source)
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    for turn in range(3):
+        for path in files[turn::29]:
+            edit(path, os.urandom(path.stat().st_size))
+        made = await machine.backup(source)
+        assert made.bytes_read < made.bytes_source
+    for path in files:
+        path.touch()
+    touched = await machine.backup(source)
+    full = await machine.backup(source, full=True)
+    assert (touched.blocks_new, full.blocks_new, full.nodes_new, full.bytes_sent) == (0, 0, 0, 0)
+    assert full.bytes_read == full.bytes_source > 0
+    assert await exact(machine, source)
 
 
 async def test_a_state_directory_in_two_places_makes_one_chain(machine, source, tmp_path):

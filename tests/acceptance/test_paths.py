@@ -4,12 +4,13 @@ The lines are between network namespaces, so this needs root, `ip`, `unshare` an
 """
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.acceptance.needs import tool
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 ROOT = Path(__file__).parents[2]
@@ -18,10 +19,11 @@ PROBE = "import os; from perf.path import _device; _device('probe')"
 
 @pytest.fixture(scope="module", autouse=True)
 def namespaces():
-    tools = all(map(shutil.which, ("ip", "unshare", "nsenter")))
+    for name, package in (("ip", "iproute2"), ("unshare", "util-linux"), ("nsenter", "util-linux")):
+        tool(name, package)
     probe = ["unshare", "-n", sys.executable, "-c", PROBE]
-    if not tools or subprocess.run(probe, cwd=ROOT, capture_output=True, check=False).returncode:
-        pytest.skip("no network namespaces or TUN devices for us")
+    if subprocess.run(probe, cwd=ROOT, capture_output=True, check=False).returncode:
+        pytest.skip("this kernel gives us no network namespaces or TUN devices")
 
 
 def measured(path, number, size, *more):

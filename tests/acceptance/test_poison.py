@@ -56,7 +56,7 @@ def disk(tmp_path):
 class Forger(Sealer):
     """Has the keys, and does not care whether what it seals is what it says."""
 
-    def _check(self, sealed, expected):
+    def _check(self, sealed, expected, packed):
         pass
 
 

@@ -70,9 +70,10 @@ RESTORE = [
     *_places("client", "transfer.jobs.unfinished", "RestoreMark.begin", "RestoreMark.end"),
     *_places("client", "transfer.targets.image", "ImageTarget.finish", "publish"),
     *_places("client", "transfer.vault.stored", "StoredVault.fetch"),
-    *_places("worker", "transfer.pipeline.write_tasks", "enter_directory", "write_small",
-             "create_large", "write_blocks", "finish_large", "make_special", "finish_directory",
-             "write_image", "sync_target"),
+    *_places("worker", "transfer.pipeline.directory_tasks", "enter_directory",
+             "finish_directory"),
+    *_places("worker", "transfer.pipeline.write_tasks", "write_small", "create_large",
+             "write_blocks", "finish_large", "make_special", "write_image", "sync_target"),
     *_places("client", "transfer.targets.names", "rename_new"),
     *_places("worker", "transfer.targets.names", "rename_new"),
 ]  # fmt: skip

@@ -45,7 +45,10 @@ async def test_what_the_disk_lost_is_fetched_again(tmp_path, disk, kind):
     disk.repair()
     result = await machine.restore(disk.top)
     assert result.warnings == []
-    assert 0 < result.bytes_received < SIZE / 2
+    if "image" in kind:  # whose disk says at once what it does not take
+        assert result.bytes_kept and result.bytes_kept + result.bytes_written == SIZE
+    else:
+        assert 0 < result.bytes_received < SIZE / 2
     disk.unmount()
     disk.mount()
     back = disk.top / "source"

@@ -99,7 +99,8 @@ def descriptors(draw):
 def slices(draw):
     offset = draw(st.integers(0, 2**22 - 1))
     length = draw(st.integers(1, 2**22 - offset))
-    return Slice(Reference(DATA, draw(ids)), offset, length)
+    content_id = draw(st.sampled_from([b"", b"i" * 16]))
+    return Slice(Reference(DATA, draw(ids)), offset, length, content_id)
 
 
 roots = st.builds(

@@ -114,7 +114,10 @@ PARSERS = {
         lambda raw: stream.decode_node(1, raw, bytes(33 * (len(raw) % 5)), len(raw) % 257),
         _raws("stream", "plain"),
     ),
-    "page": Parser(lambda raw: DECODERS["directory"](raw, _CHILDREN), _raws("directory", "plain")),
+    "page": Parser(
+        lambda raw: DECODERS["directory"](raw, _CHILDREN),
+        [*_raws("directory", "plain"), *_raws("directory_content_id", "plain")],
+    ),
     "index": Parser(
         lambda raw: DECODERS["directory"](raw, _CHILDREN, 1), _raws("directory", "plain")
     ),

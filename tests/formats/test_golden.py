@@ -277,6 +277,17 @@ def test_a_page_says_what_it_said(name):
     assert directory.encode_page(PAGES[name]) == (found["plain"], found["children"])
 
 
+def test_a_page_says_what_the_content_of_its_slices_was():
+    block, found = reference_of("data_zstd"), golden("directory_content_id")["page"]
+    page = [
+        entry(b"with", FileType.FILE, 0o644, Slice(block, 2, 6, b"content ID of 16"), 1000, 100,
+              user=b"user", handle=b"handle"),
+        entry(b"without", FileType.FILE, 0o644, Slice(block, 0, 2)),
+    ]  # fmt: skip
+    assert directory.decode_page(**found) == page
+    assert directory.encode_page(page) == (found["plain"], found["children"])
+
+
 def test_the_pages_hold_an_entry_of_each_type_and_content():
     everything = [each for page in PAGES.values() for each in page]
     assert {each.type for each in everything} == set(FileType)

@@ -6,8 +6,7 @@ import pytest
 
 from tests.acceptance.agent import frames_of
 from tests.acceptance.compare import differences
-from tests.jobs.test_register import Setup
-from tests.net.far import far_vault
+from tests.jobs.test_register import registered
 from tests.suites.costs import watched
 from transfer.formats import frame
 from transfer.formats.credential import CredentialKind
@@ -23,11 +22,7 @@ from transfer.vault.base import Outcome
 
 @pytest.fixture
 async def setup(tmp_path, clock, quick_keyrings):
-    requests = []
-    async with far_vault(tmp_path / "vault", clock, log=requests.append) as far:
-        made = Setup(far, tmp_path)
-        await made.register()
-        made.requests = requests
+    async with registered(tmp_path, clock) as made:
         yield made
 
 

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from tests.net import far as served
 from tests.net.far import HOUR, Far
 from tests.net.relay import Relay
 from transfer.crypto import certificates
@@ -55,6 +56,16 @@ class Setup:
     def certificate(self, state="state"):
         found = registration_of(StateDirectory(self.top / state))
         return certificates.read(found.certificate)
+
+
+@asynccontextmanager
+async def registered(tmp_path, clock):
+    """A machine and its vault; `requests` are what the server logs."""
+    async with served.far_vault(tmp_path / "vault", clock) as far:
+        made = Setup(far, tmp_path)
+        await made.register()
+        made.requests = far.requests
+        yield made
 
 
 @pytest.fixture

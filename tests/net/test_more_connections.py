@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.jobs.test_register import Setup
+from tests.jobs.test_register import registered
 from tests.net.behind import held_vault
-from tests.net.far import far_vault
 from tests.suites.vault import begun, made_frame
 from transfer.errors import NotStored, VaultUnavailable
 from transfer.jobs import backup as backup_job
@@ -80,11 +79,7 @@ async def test_who_waits_to_send_goes_when_there_are_more(far):
 
 @pytest.fixture
 async def setup(tmp_path, clock, quick_keyrings):
-    requests = []
-    async with far_vault(tmp_path / "vault", clock, log=requests.append) as far:
-        made = Setup(far, tmp_path)
-        await made.register()
-        made.requests = requests
+    async with registered(tmp_path, clock) as made:
         yield made
 
 

@@ -8,6 +8,7 @@ from perf.__main__ import main
 from perf.plot import comparison, growth
 from perf.scale import Cost
 from perf.tables import Figure
+from tests.acceptance.needs import lacking
 
 HEAD = {"machine": "a machine", "commit": "abc"}
 TOOK = [
@@ -28,7 +29,10 @@ DOCUMENTS = {
 
 @pytest.fixture
 def pyplot():
-    matplotlib = pytest.importorskip("matplotlib", reason="of the extra perf")
+    try:
+        import matplotlib
+    except ImportError:
+        lacking("matplotlib is missing (it is in the extra perf)")
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -5,15 +5,18 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import pytest
+from blake3 import blake3
 
+from transfer.formats.entry import Inline, Slice
 from transfer.jobs import keyring as keyrings
 from transfer.jobs.keyring import OpenKeyring, Secret
 from transfer.pipeline import tasks, write_tasks
-from transfer.pipeline.batching import task_group
 from transfer.pipeline.fetch import NodeReader
+from transfer.pipeline.sealing import Opener
 from transfer.pipeline.send import Sender
 from transfer.pipeline.workers import Pool
 from transfer.vault.memory import MemoryVault
+from transfer.waiting import task_group
 
 PASSPHRASE = "correct horse battery staple"
 
@@ -98,3 +101,41 @@ class Notes:
 @pytest.fixture
 def notes():
     return Notes()
+
+
+@pytest.fixture
+def top(tmp_path):
+    """The directory that is backed up."""
+    top = tmp_path / "top"
+    top.mkdir()
+    return top
+
+
+@pytest.fixture
+def hashes(monkeypatch):
+    """Pages end after the same names in each run of the tests, whatever the key."""
+
+    def name_hash(_, name):
+        return int.from_bytes(blake3(name).digest(8))
+
+    monkeypatch.setattr(tasks.keys, "name_hash", name_hash)
+
+
+@pytest.fixture
+def content(vault, opened):
+    """The content of an entry, from the vault."""
+
+    async def content(entry):
+        if isinstance(entry.content, Inline):
+            return entry.content.data
+        if isinstance(entry.content, Slice):
+            reference, offset = entry.content.block, entry.content.offset
+        else:
+            reference, offset = entry.content.root, 0
+        if reference is None:
+            return bytes(entry.size)
+        copy = vault._domain(opened.domain).copies[reference][0]
+        block = Opener(opened.seal_keys()).open(copy.arrived.raw)[2]
+        return block[offset : offset + entry.size]
+
+    return content

@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from transfer.pipeline.batching import Batcher, Room, Window, task_group
+from transfer.pipeline.batching import Batcher, Room, Window
+from transfer.waiting import task_group
 
 
 class Echo:
@@ -284,3 +285,19 @@ async def test_who_waits_for_a_window_and_is_cancelled_leaves_nothing_behind():
         end.set()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+async def test_a_few_small_batches_are_under_way_together_and_large_ones_beside_them():
+    echo = Echo()
+    echo.gate.clear()
+    async with task_group() as group:
+        batcher = Batcher(group, echo.run, len, limit=4, count=9, parallel=4, least=4, few=2)
+        for question in "abc":
+            batcher.put(question)
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        assert echo.batches == [["a"], ["b"]]
+        batcher.put("dddd")
+        await asyncio.sleep(0.01)
+        assert echo.batches == [["a"], ["b"], ["c"], ["dddd"]]
+        echo.gate.set()

@@ -4,18 +4,13 @@ import os
 from itertools import cycle
 
 import pytest
-from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.pipeline.test_resume import PROOFS, Notes, Quiet
 from tests.pipeline.test_tree import FOREVER, Meddler, sent
-from transfer.files.directories import OpenDirectories, Place
 from transfer.files.metadata import Stat
-from transfer.formats.entry import INLINE_MAX, Entry, FileType, Inline, Slice
+from transfer.formats.entry import INLINE_MAX, Entry, FileType, Slice
 from transfer.formats.stream import MIN_BLOCK, Descriptor
-from transfer.pipeline import tasks
-from transfer.pipeline.files import FileSender
 from transfer.pipeline.grouping import (
     MAX_FILES,
     SHARED_BLOCK,
@@ -24,10 +19,8 @@ from transfer.pipeline.grouping import (
     batched,
     grouped,
 )
-from transfer.pipeline.sealing import Opener
 from transfer.pipeline.tasks import BATCH
 from transfer.sources.base import Scanned
-from transfer.sources.scan import scan
 
 MIB = 2**20
 
@@ -38,6 +31,7 @@ def found(number, size, run=0, nlink=1):
     return Found(Scanned(entry, stat, 0, False), None, run)
 
 
+pytestmark = pytest.mark.usefixtures("hashes")
 SIZES = st.sampled_from(
     [0, INLINE_MAX, INLINE_MAX + 1, 9_000, 60_000, SHARED_MAX, SHARED_MAX + 1, BATCH]
 )  # fmt: skip
@@ -94,43 +88,6 @@ def test_a_block_takes_what_fits():
     assert [len(each) for each in batched([[each] for each in tiny])] == [MAX_FILES, 44]
     half = [found(n, SHARED_BLOCK // 8) for n in range(9)]
     assert list(map(len, grouped(half, MIB))) == [8, 1]
-
-
-@pytest.fixture(autouse=True)
-def hashes(monkeypatch):
-    """Pages end after the same names in each run of the tests, whatever the key."""
-
-    def name_hash(_, name):
-        return int.from_bytes(blake3(name).digest(8))
-
-    monkeypatch.setattr(tasks.keys, "name_hash", name_hash)
-
-
-@pytest.fixture
-def top(tmp_path):
-    top = tmp_path / "top"
-    top.mkdir()
-    return top
-
-
-@pytest.fixture
-def content(vault, opened):
-    """The content of an entry, from the vault."""
-
-    async def content(entry):
-        if isinstance(entry.content, Inline):
-            return entry.content.data
-        if isinstance(entry.content, Slice):
-            reference, offset = entry.content.block, entry.content.offset
-        else:
-            reference, offset = entry.content.root, 0
-        if reference is None:
-            return bytes(entry.size)
-        copy = vault._domain(opened.domain).copies[reference][0]
-        block = Opener(opened.seal_keys()).open(copy.arrived.raw)[2]
-        return block[offset : offset + entry.size]
-
-    return content
 
 
 def fill(top, names, size=5_000):
@@ -269,80 +226,6 @@ async def test_a_file_that_cannot_be_read_costs_the_others_nothing(
     assert notes.warnings == [(os.fsencode(top / "b"), "unreadable")]
     (top / "b").unlink()
     assert await whole(top, entries, content)
-
-
-@pytest.fixture
-def send_again(sending, top):
-    """Send the files of a directory as a run that was killed would be gone on with."""
-    reads = Notes()
-
-    async def send(block_size=MIB):
-        names = sorted(map(os.fsencode, os.listdir(top)))
-        directories = OpenDirectories()
-        scanned, _, _ = scan(directories, Place(bytes(top)), names, len)
-        directories.close()
-        async with sending(reads=reads) as line:
-            files = FileSender(line.sender, line.nodes, block_size, Quiet(), PROOFS)
-
-            async def rescan(name):
-                raise AssertionError(name)
-
-            found = [Found(each, None) for each in scanned]
-            entries = await files.send(Place(bytes(top)), found, 0, rescan)
-        return entries, line.sender.sent
-
-    send.reads = reads
-    return send
-
-
-async def test_blocks_that_a_killed_run_has_stored_are_not_read_again(send_again, top, content):
-    fill(top, "acdf")
-    (top / "b").write_bytes(bytes(4_000))
-    (top / "e").write_bytes(bytes(4_000))
-    first, _ = await send_again()
-    again, counters = await send_again()
-    assert again == first
-    assert await whole(top, again, content)
-    assert (counters.bytes_read, counters.bytes_resumed) == (0, 28_000)
-    assert (counters.bytes_sent, counters.blocks_resent) == (0, 0)
-
-
-async def test_a_group_of_zeros_and_one_other_is_recalled(send_again, top, content):
-    fill(top, "b")
-    for name in "ac":
-        (top / name).write_bytes(bytes(4_000))
-    first, _ = await send_again()
-    again, counters = await send_again()
-    assert again == first
-    assert await whole(top, again, content)
-    assert counters.bytes_read == 0
-
-
-@pytest.mark.parametrize("change", ["add", "remove", "touch"])
-async def test_a_group_that_is_another_by_now_is_read(send_again, top, content, change):
-    fill(top, "abc")
-    await send_again()
-    if change == "add":
-        fill(top, ["aa"])
-    elif change == "remove":
-        (top / "b").unlink()
-    else:
-        os.utime(top / "b", ns=(5, 5))
-    entries, counters = await send_again()
-    assert await whole(top, entries, content)
-    assert (counters.bytes_resumed, counters.bytes_read) == (0, 5_000 * len(entries))
-
-
-async def test_a_group_whose_block_the_vault_has_lost_is_read(
-    send_again, top, vault, opened, content
-):
-    fill(top, "abc")
-    entries, _ = await send_again()
-    session = await vault.open_session(opened.domain, None)
-    await vault.report_damaged(session.number, list(blocks_in(entries)))
-    again, counters = await send_again()
-    assert again == entries
-    assert (counters.bytes_read, counters.blocks_new) == (15_000, 1)
 
 
 async def test_noise_where_samples_are_taken_does_not_keep_the_rest_of_a_block_from_being_packed(

@@ -13,7 +13,9 @@ from transfer.files.metadata import stat_at
 from transfer.formats.reference import NULL_ID, Kind, Reference, tag_of
 from transfer.formats.stream import FANOUT, MIN_BLOCK, Descriptor, depth
 from transfer.pipeline import tasks
+from transfer.pipeline.sealing import SealKeys
 from transfer.pipeline.streams import block_runs, packed, send_stream
+from transfer.pipeline.worker_process import Lane
 from transfer.sources.reading import SourceChanged, SourceFile
 
 SIZE = MIN_BLOCK
@@ -230,3 +232,29 @@ def test_runs_cover_each_block_of_the_extents_once(extents, block_size, per_batc
     assert set(covered) == needed
     assert all(1 <= count <= per_batch for _, count in runs)
     assert runs == sorted(runs)
+
+
+def test_what_is_missing_at_the_end_reads_as_zeros_whatever_was_read_before(path):
+    keys = SealKeys(b"d" * 16, 1, b"epoch-01", {1: b"i" * 32}, {b"epoch-01": b"s" * 32})
+    lane = Lane(tasks.Tools(keys), memoryview(bytearray(8)))
+
+    def read(*extents):
+        lane.kept.clear()  # as at the end of a lease
+        ids = tasks.read_blocks(lane, source(path), extents, SIZE, False)
+        return ids, [bytes(block) for block in lane.kept["blocks"]]
+
+    path.write_bytes(b"x" * 2 * SIZE)
+    assert read((0, 2 * SIZE))[1] == [b"x" * SIZE] * 2
+    os.truncate(path, SIZE + 10)
+    ids, blocks = read((SIZE, SIZE), (2 * SIZE, SIZE))
+    assert blocks == [b"x" * 10 + bytes(SIZE - 10), bytes(SIZE)]
+    assert ids[0] is not None and ids[1] is None
+
+
+def test_blocks_of_one_lease_keep_their_content(path):
+    keys = SealKeys(b"d" * 16, 1, b"epoch-01", {1: b"i" * 32}, {b"epoch-01": b"s" * 32})
+    lane = Lane(tasks.Tools(keys), memoryview(bytearray(8)))
+    path.write_bytes(b"a" * SIZE + b"b" * SIZE)
+    for start in (0, SIZE):
+        tasks.read_blocks(lane, source(path), [(start, SIZE)], SIZE, True)
+    assert [bytes(block[:1]) for block in lane.kept["blocks"]] == [b"a", b"b"]

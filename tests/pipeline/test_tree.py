@@ -15,18 +15,12 @@ SETTLED = 10 * 10**9
 FOREVER = 2**62
 
 
-@pytest.fixture
-def top(tmp_path):
-    top = tmp_path / "top"
-    top.mkdir()
-    return top
-
-
 async def sent(sending, notes, top, parent=None, **options):
     """(root, entries by path, sender's counters, tree) of one run over *top*."""
-    workers = options.pop("workers", 0)
-    chosen = TreeOptions(2**20, Globs(options.pop("exclude", [])), **options)
-    async with sending(workers, trust_parent=parent is not None) as line:
+    workers, trust = options.pop("workers", 0), options.pop("trust", parent is not None)
+    block_size = options.pop("block_size", 2**20)
+    chosen = TreeOptions(block_size, Globs(options.pop("exclude", [])), **options)
+    async with sending(workers, trust_parent=trust) as line:
         tree = TreeSender(line.sender, line.nodes, chosen, notes, line.group)
         root = await tree.send(
             Place(os.fsencode(top)), top.stat().st_dev, parent and parent.reference

@@ -10,6 +10,7 @@ from transfer.formats.reference import Reference
 from transfer.formats.stream import Descriptor
 
 INLINE_MAX = 2048
+CONTENT_ID_SIZE = 16
 XATTRS_MAX = 4096  # encoded; more goes into a stream
 NS = 10**9
 
@@ -29,9 +30,12 @@ class Inline(NamedTuple):
 
 
 class Slice(NamedTuple):
+    """*content_id* is the beginning of the ID that its bytes alone would have, or empty."""
+
     block: Reference
     offset: int
     length: int
+    content_id: bytes = b""
 
 
 class Root(NamedTuple):

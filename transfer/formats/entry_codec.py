@@ -25,9 +25,17 @@
     128  user          name, without NUL                           any
     129  group         name, without NUL                           any
     130  handle        1 to 255 bytes; only to detect changes      any
+    131  content ID    16 bytes, see below                         file, with a slice
 
 Each extended attribute: name length 1, name without NUL, value length 4, value; sorted by name,
 none twice.
+
+**The content ID of a slice** is the first 16 bytes of the ID that its bytes would have as a block
+of their own: keyed with the data ID key of the point's generation. It tells who reads the file
+again that its content is what it was. Readers may ignore it, and writers may leave it out. It
+stands in the sealed page alone, and is compared only with content that the same domain has under
+the same name; so 128 bits suffice: without the key nobody can look for a collision, and who has it
+and writes files would lose content of his own, for 2^64 work.
 
 A file has exactly one content, a disk a stream, a directory a root, a symlink a target. What is
 empty is left out, so that an entry has one encoding. Tags below 128 are refuse-if-unknown, the
@@ -42,6 +50,7 @@ from enum import IntEnum
 
 from transfer.errors import FormatError, NewerFormat
 from transfer.formats.entry import (
+    CONTENT_ID_SIZE,
     INLINE_MAX,
     NS,
     XATTRS_MAX,
@@ -84,6 +93,7 @@ class Tag(IntEnum):
     USER = 128
     GROUP = 129
     HANDLE = 130
+    CONTENT_ID = 131
 
 
 _SIZES = {
@@ -92,11 +102,12 @@ _SIZES = {
     Tag.XATTRS: (1, XATTRS_MAX), Tag.XATTR_STREAM: (DESCRIPTOR_SIZE, DESCRIPTOR_SIZE),
     Tag.LINK_GROUP: (16, 16), Tag.DEVICE: (_DEVICE.size, _DEVICE.size), Tag.SPARSE: (0, 0),
     Tag.USER: (1, MAX_ENTRY), Tag.GROUP: (1, MAX_ENTRY), Tag.HANDLE: (1, 255),
+    Tag.CONTENT_ID: (CONTENT_ID_SIZE, CONTENT_ID_SIZE),
 }  # fmt: skip
 _ANY = {Tag.XATTRS, Tag.XATTR_STREAM, Tag.USER, Tag.GROUP, Tag.HANDLE}
 _CONTENTS = {Tag.INLINE, Tag.STREAM, Tag.SLICE, Tag.ROOT}
 _TAGS_OF = {
-    FileType.FILE: {Tag.INLINE, Tag.STREAM, Tag.SLICE, Tag.LINK_GROUP, Tag.SPARSE},
+    FileType.FILE: _CONTENTS - {Tag.ROOT} | {Tag.CONTENT_ID, Tag.LINK_GROUP, Tag.SPARSE},
     FileType.DIRECTORY: {Tag.ROOT},
     FileType.SYMLINK: {Tag.TARGET, Tag.LINK_GROUP},
     FileType.FIFO: {Tag.LINK_GROUP},
@@ -135,12 +146,13 @@ def encode(entry: Entry, place: Callable[[Reference], int]) -> bytes:
 def _fields(entry: Entry, place: Callable[[Reference], int]) -> dict[int, bytes]:
     """In ascending order of tags."""
     fields: dict[int, bytes] = {}
+    content_id = b""
     match entry.content:
         case Inline(data):
             fields[Tag.INLINE] = data
         case Descriptor() as stream:
             fields[Tag.STREAM] = _encode_stream(stream, place)
-        case Slice(block, offset, length):
+        case Slice(block, offset, length, content_id):
             _check_slice(entry.content)
             fields[Tag.SLICE] = _SLICE.pack(place(block), offset, length)
         case Root(reference):
@@ -160,8 +172,11 @@ def _fields(entry: Entry, place: Callable[[Reference], int]) -> dict[int, bytes]
         fields[Tag.DEVICE] = _DEVICE.pack(*entry.device)
     if entry.sparse:
         fields[Tag.SPARSE] = b""
-    names = {Tag.USER: entry.user, Tag.GROUP: entry.group, Tag.HANDLE: entry.handle}
-    return fields | {tag: name for tag, name in names.items() if name}
+    ignorable = {
+        Tag.USER: entry.user, Tag.GROUP: entry.group, Tag.HANDLE: entry.handle,
+        Tag.CONTENT_ID: content_id,
+    }  # fmt: skip
+    return fields | {tag: value for tag, value in ignorable.items() if value}
 
 
 def _encode_stream(stream: Descriptor, place: Callable[[Reference], int]) -> bytes:
@@ -184,6 +199,8 @@ def _check_fields(type: FileType, name: bytes, fields: dict[int, bytes]) -> None
         raise FormatError(f"entry {name!r} has a field that a {type.name.lower()} cannot have")
     if type in _NEEDS_ONE_OF and len(known & _NEEDS_ONE_OF[type]) != 1:
         raise FormatError(f"entry {name!r} does not have one content")
+    if Tag.CONTENT_ID in known and Tag.SLICE not in known:
+        raise FormatError(f"entry {name!r} has the ID of a slice's content and no slice")
     if {Tag.XATTRS, Tag.XATTR_STREAM} <= known:
         raise FormatError(f"entry {name!r} has extended attributes twice")
     if any(b"\0" in fields.get(tag, b"") for tag in (Tag.TARGET, Tag.USER, Tag.GROUP)):
@@ -270,7 +287,8 @@ def _content(fields: dict[int, bytes], children: Sequence[Reference]) -> Content
         return decode_descriptor(fields[Tag.STREAM], children)
     if Tag.SLICE in fields:
         number, offset, length = _SLICE.unpack(fields[Tag.SLICE])
-        found = Slice(_reference(number, children), offset, length)
+        block, content_id = _reference(number, children), fields.get(Tag.CONTENT_ID, b"")
+        found = Slice(block, offset, length, content_id)
         _check_slice(found)
         return found
     if Tag.ROOT in fields:

@@ -15,7 +15,8 @@
        3  point   JSON: ID of the point that is posted next
        4  end     JSON: whether the vault has the point
        6  read    extents that were read, and what is in the vault of them; back to back:
-                  key (16), number of blocks (4), the ID of each (32), zeros for a block of zeros
+                  key (16), number of IDs (4), the ID of each block (32), zeros for zeros; of files
+                  that share a block its ID, and then that of the content of each
 
 Kind 5 is never written. Integers are little-endian. Records stand back to back. All later versions
 keep these 20 bytes, so a record is of a later version only if its check holds.

@@ -101,7 +101,7 @@ class _Run:
         self.agent, self.options, self.progress, self.item = agent, options, progress, item
         self.protected, self.cache = protected, agent.node_cache(item)
         self.before: Interrupted | None = None
-        self._is_first = False  # no point of the domain is in the vault
+        self._is_first = False  # no point of the domain, nor any run that was interrupted
         self.level: Callable[[], int | None] = lambda: None
 
     async def go(self) -> BackupResult:
@@ -147,7 +147,7 @@ class _Run:
     async def _parent(self, pool: Pool) -> Parent | None:
         """The newest point of this item; the vault's word for it is its signature."""
         stored = await self.agent.vault.points(self.agent.domain)
-        self._is_first = not stored
+        self._is_first = not stored and self.before is None
         decoded = [point_codec.decode(each.record) for each in stored]
         mine = [each for each in decoded if each.item == self.item and self._holds(each)]
         newest = max(mine, key=lambda each: each.order, default=None)

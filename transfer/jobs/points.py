@@ -10,9 +10,8 @@ from transfer.formats.entry import Entry, Root
 from transfer.formats.reference import Reference
 from transfer.jobs.agent import Agent, ListedPoint
 from transfer.pipeline import tasks
-from transfer.pipeline.batching import task_group
 from transfer.pipeline.fetch import NodeReader
-from transfer.waiting import to_the_end
+from transfer.waiting import task_group, to_the_end
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

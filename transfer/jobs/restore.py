@@ -30,7 +30,6 @@ from transfer.jobs.progress import Progress, Warning
 from transfer.jobs.tuning import tuned
 from transfer.jobs.unfinished import RestoreMark
 from transfer.pipeline import present_tasks, write_tasks
-from transfer.pipeline.batching import task_group
 from transfer.pipeline.check import TreeChecker
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.overwrite import Overwrite
@@ -44,7 +43,7 @@ from transfer.policy.globs import Globs
 from transfer.sources.handles import file_handle, inode_handle
 from transfer.targets import image
 from transfer.vault.durable import make_directory
-from transfer.waiting import to_the_end
+from transfer.waiting import task_group, to_the_end
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,6 @@ from transfer.jobs.protected import (
     with_mounts,
 )
 from transfer.pipeline import tasks
-from transfer.pipeline.batching import task_group
 from transfer.pipeline.directories import DirectoryBuilder
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.node_cache import NodeCache
@@ -44,6 +43,7 @@ from transfer.pipeline.workers import Pool
 from transfer.policy.globs import Globs
 from transfer.sources.changes import MachineView, Since, View
 from transfer.sources.reading import SourceChanged
+from transfer.waiting import task_group
 
 
 @dataclass(frozen=True)

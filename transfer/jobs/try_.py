@@ -37,11 +37,11 @@ from transfer.jobs.progress import Progress
 from transfer.jobs.protected import Protected, resolve
 from transfer.jobs.restore import RestoreOptions
 from transfer.jobs.try_result import Done, Excused, TryResult
-from transfer.pipeline.batching import task_group
 from transfer.policy.globs import Globs
 from transfer.sources.image import describe_image
 from transfer.sources.reading import SourceFile, data_extents
 from transfer.vault.open import open_vault
+from transfer.waiting import task_group
 
 ITEM = "try"
 _PATIENCE = 5.0  # seconds; a vault on loopback that is away does not come back

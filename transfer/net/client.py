@@ -40,6 +40,7 @@ from transfer.vault.base import (
     StoredPoint,
     VaultInfo,
 )
+from transfer.waiting import task_group
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 _FAREWELL, _AGAIN = 5.0, 0.5  # seconds
@@ -252,12 +253,9 @@ class RemoteVault:
         parts = [asked[at : at + size] for at in range(0, len(asked), size)]
         if len(parts) == 1:
             return await self._fetch_some(session, asked, arrived)
-        try:
-            async with asyncio.TaskGroup() as group:
-                for part in parts:
-                    group.create_task(self._fetch_some(session, part, arrived))
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+        async with task_group() as group:
+            for part in parts:
+                group.create_task(self._fetch_some(session, part, arrived))
 
     async def _fetch_some(self, session: int, asked: Sequence[Reference], arrived: Arrived) -> None:
         body = messages.encode_asked(asked)

@@ -10,7 +10,6 @@ Bodies are the reader's: `read_into` holds them to the rule of a `SlowBody`, as 
 import asyncio
 import socket
 import ssl
-import struct
 from collections import Counter
 from collections.abc import Coroutine
 from typing import NamedTuple, cast
@@ -26,7 +25,6 @@ from transfer.net.tcp_info import info_of
 _BACKLOG = 128
 _LAST_SECONDS = 5.0  # for handlers whose connection is gone
 _NOT_HTTP = _ErrInfo(400, ValueError("not HTTP"), "this is no request of HTTP\n")
-_ACKNOWLEDGED = struct.Struct("=120xQ")  # tcpi_bytes_acked of struct tcp_info, since Linux 4.1
 
 
 class Limits(NamedTuple):
@@ -295,7 +293,7 @@ class _Connection(web.RequestHandler):
         if self._wire is None or not self._wire.get_write_buffer_size():
             return
         wire = self._wire.get_extra_info("socket")
-        info = None if wire is None else info_of(wire)
+        info = info_of(wire)
         if info is not None and self._losses.seen(info.traffic, info.round_trip):
             bear_losses(wire)
 
@@ -311,13 +309,8 @@ def _acknowledged(transport: asyncio.Transport) -> int:
     What waits in the transport moves in steps of megabytes: a socket becomes writable again when
     a third of the kernel's buffer is free, and a throttled client takes minutes for that.
     """
-    try:
-        info = transport.get_extra_info("socket").getsockopt(
-            socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED.size
-        )
-        return int(_ACKNOWLEDGED.unpack(info)[0])
-    except (OSError, AttributeError, struct.error):
-        return 0
+    info = info_of(transport.get_extra_info("socket"))
+    return 0 if info is None else info.traffic.sent
 
 
 async def _listen(host: str, port: int) -> socket.socket:

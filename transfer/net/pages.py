@@ -1,6 +1,5 @@
-"""Pages for bodies, used again: new ones cost more CPU than all that is done with the bytes."""
+"""Memory for bodies, used again: new pages cost more CPU than all that is done with the bytes."""
 
-import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,11 +8,11 @@ _LEAST = 2**16
 
 
 class Pages:
-    """Memory in pages of the system, of which at most *kept* bytes wait for their next user."""
+    """Memory, of which at most *kept* bytes wait for their next user."""
 
     def __init__(self, kept: int = KEPT) -> None:
         self._most = kept
-        self._idle: list[mmap.mmap] = []  # the one that waits longest first
+        self._idle: list[bytearray] = []  # the one that waits longest first
 
     @property
     def idle(self) -> int:
@@ -34,29 +33,28 @@ class Pages:
             if not _is_viewed(pages):
                 self._keep(pages)
 
-    def _taken(self, size: int) -> mmap.mmap:
+    def _taken(self, size: int) -> bytearray:
         fitting = [each for each in self._idle if len(each) >= size]
         if fitting:
             found = min(fitting, key=len)
             self._idle = [each for each in self._idle if each is not found]
             return found
-        try:
-            # Filled page by page: of what is rounded up nothing is taken before it is used.
-            length = max(_LEAST, 1 << (size - 1).bit_length())
-            return mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        except (OSError, OverflowError) as error:
-            raise MemoryError from error
+        # Of what is rounded up the system gives nothing before it is used.
+        pages = bytearray(max(_LEAST, 1 << (size - 1).bit_length()) + 1)
+        pages.pop()
+        return pages
 
-    def _keep(self, pages: mmap.mmap) -> None:
+    def _keep(self, pages: bytearray) -> None:
         self._idle.append(pages)
         while self.idle > self._most:
-            self._idle.pop(0).close()
+            self._idle.pop(0)
 
 
-def _is_viewed(pages: mmap.mmap) -> bool:
+def _is_viewed(pages: bytearray) -> bool:
     """An error on its way may hold the frame that holds a view, and for long."""
     try:
-        pages.resize(len(pages))  # does nothing, but tells
-    except (BufferError, SystemError):
+        pages.append(0)  # what is viewed must not move; else there is room for one more
+    except BufferError:
         return True
+    pages.pop()
     return False

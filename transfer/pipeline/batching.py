@@ -3,29 +3,13 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
 LINGER = 0.01  # seconds at most
 T = TypeVar("T")
 Q = TypeVar("Q")
 A = TypeVar("A")
-
-
-@asynccontextmanager
-async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
-    """A TaskGroup that raises its first error alone; the group stays in the traceback."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            yield group
-    except BaseExceptionGroup as failures:
-        raise first_error(failures) from failures
-
-
-def first_error(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    first = failures.exceptions[0]
-    return first_error(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 class Room:
@@ -90,18 +74,18 @@ class Batcher(Generic[Q, A]):
 
     A batch holds at most *count* questions of together at most *limit* (or one that is larger), and
     at most *parallel* are under way. Questions of less than *least* cost less together: they wait
-    for the end of what is under way, and where many ask at a time, a moment for more. They run in
-    tasks of *group*: whoever asked and is cancelled takes no answer away from others. Where it may
-    change, *parallel* is a function.
+    until fewer than *few* are under way, and where many ask at a time and *few* is 1, a moment for
+    more. They run in tasks of *group*: whoever asked and is cancelled takes no answer away from
+    others. Where it may change, *parallel* is a function.
     """
 
     def __init__(
         self, group: asyncio.TaskGroup, run: Callable[[list[Q]], Awaitable[Sequence[A]]],
         size: Callable[[Q], int], *, limit: int, count: int, parallel: int | Callable[[], int] = 1,
-        least: int = 0,
+        least: int = 0, few: int = 1,
     ) -> None:  # fmt: skip
         self._group, self._run, self._size = group, run, size
-        self.limit, self._count, self._least = limit, count, least
+        self.limit, self._count, self._least, self._few = limit, count, least, few
         self._parallel = parallel if callable(parallel) else lambda: parallel
         self._active, self._pause = 0, 0.0
         self._waiting: list[tuple[Q, asyncio.Future[A]]] = []
@@ -134,7 +118,7 @@ class Batcher(Generic[Q, A]):
 
     def _is_worth_it(self, others: int) -> bool:
         """Whether what waits is to be a batch now, beside so many others."""
-        if not others or not self._least:
+        if others < self._few or not self._least:
             return bool(self._waiting)
         size = 0
         for question, _ in self._waiting:

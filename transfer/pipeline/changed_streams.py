@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 from transfer.errors import FormatError, FrameMissing
 from transfer.formats.reference import Kind, Reference, tag_of
 from transfer.formats.stream import FANOUT, FIXED, Descriptor, block_count, depth
-from transfer.pipeline.batching import task_group
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.resume import Proof
 from transfer.pipeline.send import Sender
 from transfer.pipeline.stream_nodes import ParentStream, StreamBuilder
 from transfer.pipeline.streams import Leaves
 from transfer.sources.changes import Content, Data, Extent
+from transfer.waiting import task_group
 
 AHEAD = 256  # parts under way: of most leaves one block is read, and then its node is stored
 FEW = 16  # changed blocks of a leaf, for which it is not asked where its holes are

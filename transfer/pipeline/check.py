@@ -7,13 +7,13 @@ from typing import NamedTuple
 from transfer.formats.entry import Content, Entry, FileType, Root
 from transfer.formats.reference import Reference
 from transfer.pipeline import write_tasks
-from transfer.pipeline.batching import task_group
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.receive_streams import AT_ONCE, Extents, Received, batches, used
 from transfer.pipeline.tasks import BATCH
 from transfer.pipeline.units import block_weight, by_block
 from transfer.pipeline.workers import Leased, Pool
 from transfer.pipeline.write_tasks import FrameAt, Piece
+from transfer.waiting import task_group
 
 MAX_PIECES = 256
 MAX_SLICES = 2048  # of a directory's that are put together by their blocks

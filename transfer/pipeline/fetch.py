@@ -60,8 +60,9 @@ class NodeReader:
         self._reported: dict[Reference, int] = {}  # how many copies of it
         self._reporting = asyncio.Lock()
         # A page has at most 256 KiB: 32 of them stay below what one message to a worker may hold.
+        # A few cost as much as many; they wait for those that are under way.
         self._load: Batcher[Reference, Opened] = Batcher(
-            group, self._load_together, lambda _: 1, limit=32, count=32, parallel=2
+            group, self._load_together, lambda _: 1, limit=32, count=32, parallel=2, least=16
         )
 
     async def load(self, reference: Reference) -> tuple[bytes, bytes]:

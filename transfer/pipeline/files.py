@@ -1,37 +1,39 @@
 """Send the content of a directory's files, and give back their whole entries.
 
-What the parent point proves unchanged is not read. A file that changes while it is read is scanned
-and read again; if it changes again, it is read as it comes, and reported: it may be torn.
+What the parent point proves unchanged is not read, and what is read and is as the parent has it
+stays as it is there. A file that changes while it is read is scanned and read again; if it changes
+again, it is read as it comes, and reported: it may be torn.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Protocol
 
 from transfer.files.directories import Place
-from transfer.formats.entry import Content, Entry, FileType, Inline
+from transfer.formats.entry import Content, Entry, FileType
 from transfer.formats.stream import Descriptor
 from transfer.pipeline import tasks
-from transfer.pipeline.batching import Window, task_group
+from transfer.pipeline.batching import Window
 from transfer.pipeline.fetch import NodeReader
-from transfer.pipeline.grouping import (
-    Found,
-    Group,
-    batched,
-    grouped,
-    ids_of,
-    key_of,
-    noted,
-    recalled,
-    shared_content,
-)
-from transfer.pipeline.resume import Proof, Proofs
+from transfer.pipeline.grouping import Found, Group, batched, grouped, to_compare
+from transfer.pipeline.resume import Proof, Proofs, Question
 from transfer.pipeline.send import Sender, Stored
+from transfer.pipeline.small_reads import (
+    group_key,
+    kept_key,
+    known_content,
+    notes_of,
+    question,
+    recalled,
+    small_file,
+)
+from transfer.pipeline.stream_nodes import ParentStream
 from transfer.pipeline.streams import assemble, send_stream
 from transfer.pipeline.workers import Leased
 from transfer.sources.base import Scanned
 from transfer.sources.reading import SourceChanged, SourceFile
+from transfer.waiting import task_group
 
 AT_ONCE = 8  # batches or large files of a directory
 
@@ -71,14 +73,18 @@ class FileSender:
         self, place: Place, files: Sequence[Found], until: int, rescan: Rescan
     ) -> dict[bytes, Entry]:
         """The entries of *files*, by name; what could not be read is reported, and left out."""
+        if not self._sender.trust_parent:
+            files = [each._replace(before=None) for each in files]
         contents: dict[bytes, Content] = {}
         again: list[Found] = []
         small: list[Found] = []
+        unread: set[int] = set()
         async with task_group() as group:
             window: Window[None] = Window(group, AT_ONCE)
             for each in files:
                 if each.before is not None and each.is_unchanged(until, self._block_size):
                     contents[each.name] = each.before.content
+                    unread.add(each.run)
                 elif (content := self._known_link(each.scanned)) is not None:
                     contents[each.name] = content
                 elif each.scanned.stat.size <= tasks.BATCH:
@@ -87,6 +93,7 @@ class FileSender:
                     await self._large(place, each, contents, again)
                 else:
                     await window.add(self._large(place, each, contents, again))
+            small = to_compare(small, unread, self._block_size)
             for batch in batched(grouped(small, self._block_size)):
                 await window.add(self._small(place, batch, contents, again))
         entries = {
@@ -136,7 +143,8 @@ class FileSender:
         self, place: Place, batch: Sequence[Group], contents: dict[bytes, Content],
         again: list[Found],
     ) -> None:  # fmt: skip
-        batch = await self._not_recalled(batch, contents)
+        if self._sender.resumes:
+            batch = await self._not_recalled(await self._not_kept(batch, contents), contents)
         reads = await self._read(place, batch, True)
         files = [each for group in batch for each in group]
         for each, read in zip(files, reads, strict=True):
@@ -145,19 +153,37 @@ class FileSender:
             elif read.code:
                 self._unreadable(place, each.name, read.code, read.message)
             else:
-                contents[each.name] = await self._content(each.scanned, read)
+                contents[each.name] = await self._content(each, read)
+
+    async def _not_kept(
+        self, batch: Sequence[Group], contents: dict[bytes, Content]
+    ) -> list[Group]:
+        """*batch* without what an interrupted run has found to be as the parent has it."""
+        keys = {
+            each.name: kept_key(each, self._proof, self._block_size)
+            for group in batch
+            for each in group
+        }
+        asked = {name: Question(key, 1) for name, key in keys.items() if key is not None}
+        found = await self._sender.recalled(list(asked.values()))
+        kept = {name for name, ids in zip(asked, found, strict=True) if ids is not None}
+        for each in (each for group in batch for each in group if each.name in kept):
+            contents[each.name] = await self._content(each, tasks.FileRead(is_kept=True))
+            self._sender.sent.bytes_resumed += each.size
+        left = [[each for each in group if each.name not in kept] for group in batch]
+        return [group for group in left if group]
 
     async def _not_recalled(
         self, batch: Sequence[Group], contents: dict[bytes, Content]
     ) -> list[Group]:
         """Those of *batch* that no interrupted run has read as they are."""
-        keys = [self._key(group) for group in batch]
+        keys = [group_key(group, self._proof) for group in batch]
         asked = [
-            (key, noted(group, self._block_size))
+            question(key, group, self._block_size)
             for key, group in zip(keys, batch, strict=True) if key is not None
         ]  # fmt: skip
         known = await self._sender.recalled(asked)
-        found = dict(zip((key for key, _ in asked), known, strict=True))
+        found = dict(zip((each.key for each in asked), known, strict=True))
         left: list[Group] = []
         for group, key in zip(batch, keys, strict=True):
             ids = found.get(key) if key is not None else None
@@ -165,7 +191,7 @@ class FileSender:
                 left.append(group)
                 continue
             for each, read in zip(group, recalled(group, ids), strict=True):
-                contents[each.name] = await self._content(each.scanned, read)
+                contents[each.name] = await self._content(each, read)
                 self._sender.sent.bytes_resumed += each.size
         return left
 
@@ -173,9 +199,6 @@ class FileSender:
         if self._proofs is None or scanned.is_mounted or scanned.stat.dev in self.unstamped:
             return None
         return self._proofs.of(scanned.stat, scanned.entry.handle)
-
-    def _key(self, group: Group) -> bytes | None:
-        return key_of(group, self._proof)
 
     async def _again(self, place: Place, each: Found, rescan: Rescan) -> Entry | None:
         """Scan and read *each* once more, and at last without minding that it changes."""
@@ -206,12 +229,13 @@ class FileSender:
         """Raises SourceChanged or OSError."""
         if scanned.stat.size > tasks.BATCH:
             return await self._stream(place, scanned, before, strict)
-        read = (await self._read(place, [[Found(scanned, before)]], strict))[0]
+        found = Found(scanned, before)
+        read = (await self._read(place, [[found]], strict))[0]
         if read.code in ("changed", "replaced"):
             raise SourceChanged(read.code, scanned.entry.name)
         if read.code:
             raise OSError(read.message)
-        return await self._content(scanned, read)
+        return await self._content(found, read)
 
     async def _stream(
         self, place: Place, scanned: Scanned, before: Entry | None, strict: bool
@@ -231,39 +255,41 @@ class FileSender:
         """Of each file in order."""
         if not groups:
             return []
-        files = [
-            [SourceFile(place, each.name, each.scanned.stat) for each in group] for group in groups
-        ]
+        files = [[small_file(place, each, self._block_size) for each in group] for group in groups]
+        known = await self._known(groups)
 
         async def work(worker: Leased) -> tuple[list[tasks.FileRead], Stored | None]:
             found: tasks.FilesRead = await worker.call(
                 tasks.read_files, files, self._block_size, strict
             )
-            return found.files, await self._sender.blocks(worker, found.ids)
+            return found.files, await self._sender.blocks(worker, found.ids, known)
 
         reads, stored = await self._sender.pool.run(work)
         await self._sender.arrived(stored)
         self._sender.sent.bytes_read += sum(each.size for group in groups for each in group)
         if strict:
-            await self._note(groups, reads)
+            notes = notes_of(groups, reads, self._proof, self._block_size)
+            await self._sender.note(notes)
         return reads
 
-    async def _note(self, groups: Sequence[Group], reads: Sequence[tasks.FileRead]) -> None:
-        left = iter(reads)
-        ids = [(group, ids_of(list(islice(left, len(group))))) for group in groups]
-        keys = [(self._key(group), some) for group, some in ids if some]
-        await self._sender.note([(key, some) for key, some in keys if key is not None])
+    async def _known(self, groups: Sequence[Group]) -> frozenset[bytes]:
+        """What the parent has of the files of several blocks; they have no group."""
+        before = [
+            self._stream_before(group[0]) for group in groups if group[0].size > self._block_size
+        ]
+        known = await asyncio.gather(*(stream.around(0, 0) for stream in before))
+        return frozenset[bytes]().union(*known)
 
-    async def _content(self, scanned: Scanned, read: tasks.FileRead) -> Content:
-        content: Content
-        if read.inline is not None:
-            content = Inline(read.inline)
-        else:
-            size = scanned.stat.size
-            content = shared_content(read, size)
-            if content is None:
-                content = await assemble(self._sender, size, self._block_size, read.ids)
-        self._remember(scanned, content)
+    def _stream_before(self, each: Found) -> ParentStream:
+        content = each.before.content if each.before is not None else None
+        return ParentStream(self._nodes, content if isinstance(content, Descriptor) else None)
+
+    async def _content(self, each: Found, read: tasks.FileRead) -> Content:
+        content = known_content(each, read)
+        if content is None:
+            before = self._stream_before(each)
+            content = await assemble(self._sender, each.size, self._block_size, read.ids, before)
+        self._remember(each.scanned, content)
         return content
 
     def _unreadable(self, place: Place, name: bytes, code: str, message: str) -> None:

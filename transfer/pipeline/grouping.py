@@ -9,23 +9,37 @@ in the order of their names. A shared block ends
 so it depends on names, sizes and contents alone, and what one file more, less or other changes ends
 with the run of names between two such ends. A file with several names has a block of its own: each
 directory that has one of them would have it in another block.
+
+A file that is read again and is as the parent point has it stays as it is there, and its place in a
+new block is left out. But where small files stand in many more blocks than they need, and all of
+their run is read, they are put together anew: else what is left of old blocks would stay for ever.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from transfer.formats.entry import INLINE_MAX, Entry, FileType, Slice
-from transfer.formats.journal import Ids
 from transfer.formats.reference import Reference
-from transfer.formats.stream import Descriptor, block_count
-from transfer.pipeline.resume import Proof, key_of_all
-from transfer.pipeline.tasks import BATCH, DATA, FileRead
+from transfer.formats.stream import Descriptor
+from transfer.pipeline.tasks import BATCH
 from transfer.sources.base import Scanned
 from transfer.sources.quiet import SETTLED
 
 MAX_FILES = 256  # read in one task
 SHARED_MAX = 64 * 2**10
 SHARED_BLOCK = 256 * 2**10
+SCATTERED = 4  # times as many blocks as are needed: no more
+
+
+class Kept(NamedTuple):
+    """What the parent point has of a file in one block; *id* is empty where it does not say it, and
+    may be the beginning of one.
+    """
+
+    content: Slice | Descriptor
+    block: Reference
+    id: bytes
 
 
 class Found(NamedTuple):
@@ -60,6 +74,20 @@ class Found(NamedTuple):
                      and before.content.block_size != block_size)
         )  # fmt: skip
 
+    def kept(self, block_size: int) -> Kept | None:
+        """What stays if the file is read and has this ID."""
+        content = self.before.content if self.before is not None else None
+        if isinstance(content, Slice) and self.scanned.stat.nlink == 1:
+            kept = Kept(content, content.block, content.content_id)
+        elif (
+            isinstance(content, Descriptor) and content.root is not None
+            and self.size <= block_size == content.block_size
+        ):  # fmt: skip
+            kept = Kept(content, content.root, content.root.id)
+        else:
+            return None
+        return kept if content.length == self.size else None
+
     def may_share(self, block_size: int) -> bool:
         small = INLINE_MAX < self.size <= min(SHARED_MAX, block_size)
         return small and self.scanned.stat.nlink == 1
@@ -86,6 +114,26 @@ def grouped(files: Sequence[Found], block_size: int) -> list[Group]:
     return groups
 
 
+def scattered(files: Sequence[Found], block_size: int) -> set[int]:
+    """Runs whose small files the parent has in more than SCATTERED times the blocks they need."""
+    small = [each for each in files if each.may_share(block_size)]
+    blocks: defaultdict[int, set[Reference]] = defaultdict(set)
+    for each in small:
+        if (kept := each.kept(block_size)) is not None:
+            blocks[each.run].add(kept.block)
+    needed = Counter(group[0].run for group in grouped(small, block_size))
+    return {run for run, some in blocks.items() if len(some) > SCATTERED * needed[run]}
+
+
+def to_compare(small: Sequence[Found], unread: set[int], block_size: int) -> list[Found]:
+    """*small* files, without a parent where all are to be put together anew.
+
+    Of the runs that are *unread* some files stay where they are in any case.
+    """
+    anew = scattered(small, block_size) - unread
+    return [each._replace(before=None) if each.run in anew else each for each in small]
+
+
 def batched(groups: Sequence[Group]) -> list[list[Group]]:
     """Runs of groups, together at most what one lane keeps."""
     batches: list[list[Group]] = []
@@ -99,48 +147,3 @@ def batched(groups: Sequence[Group]) -> list[list[Group]]:
         size += length
         count += len(group)
     return batches
-
-
-def key_of(group: Group, proof: Callable[[Scanned], Proof | None]) -> bytes | None:
-    """Under which it is noted; None where nothing proves what one of them is."""
-    keys: list[bytes] = []
-    for each in group:
-        found = proof(each.scanned)
-        if found is None:
-            return None
-        keys.append(found.key(0, each.size))
-    return keys[0] if len(keys) == 1 else key_of_all(keys)
-
-
-def noted(group: Group, block_size: int) -> int:
-    """How many IDs are noted of it."""
-    return block_count(group[0].size, block_size) if len(group) == 1 else len(group)
-
-
-def ids_of(reads: Sequence[FileRead]) -> Ids:
-    """What is noted of a group: a file's blocks, or of each file the block that it is in.
-
-    Nothing if it was not read as a whole, or is inline.
-    """
-    if len(reads) == 1:
-        return reads[0].ids
-    return tuple(read.ids[0] for read in reads) if all(read.ids for read in reads) else ()
-
-
-def shared_content(read: FileRead, size: int) -> Slice | None:
-    """The content of a file that has a part of a block; None for one with blocks of its own."""
-    if read.offset is None or read.ids[0] is None:
-        return None
-    return Slice(Reference(DATA, read.ids[0]), read.offset, size)
-
-
-def recalled(group: Group, ids: Ids) -> list[FileRead]:
-    """What gave *ids* when it was read."""
-    if len(group) == 1:
-        return [FileRead(ids=ids)]
-    reads: list[FileRead] = []
-    is_shared, at = len(ids) - ids.count(None) > 1, 0
-    for each, id in zip(group, ids, strict=True):
-        reads.append(FileRead(ids=(id,), offset=at if is_shared and id is not None else None))
-        at += each.size if id is not None else 0
-    return reads

@@ -7,7 +7,8 @@ was scanned when it was read, is not made here.
 """
 
 from collections.abc import Sequence
-from itertools import accumulate, islice
+from functools import partial
+from itertools import accumulate, chain
 from typing import NamedTuple, TypeVar
 
 from transfer.errors import FormatError
@@ -17,21 +18,19 @@ from transfer.formats.entry import (
     Content,
     Entry,
     FileType,
-    Inline,
     Root,
     encode_xattrs,
 )
-from transfer.formats.journal import Ids
 from transfer.formats.reference import Kind, Reference, tag_of
 from transfer.formats.stream import FIXED, Descriptor, encode_node, root_tag
 from transfer.pipeline import tasks
-from transfer.pipeline.grouping import Found, Group, grouped, ids_of, key_of, shared_content
+from transfer.pipeline.grouping import Found, Group, grouped, to_compare
 from transfer.pipeline.pages import NodeParts, Pages, ParentPage, Steps, entries_on
 from transfer.pipeline.resume import Proof, Proofs
 from transfer.pipeline.sealing import frame_room
+from transfer.pipeline.small_reads import Note, Proving, known_content, notes_of, small_file
 from transfer.pipeline.worker_process import Lane
 from transfer.sources.base import Scanned
-from transfer.sources.reading import SourceFile
 
 # Of nodes that are kept: what one leaf adds has room in the slot beside that.
 MAX_NODES = 2**19
@@ -71,7 +70,7 @@ class Built(NamedTuple):
     sizes: list[int]
     bytes_read: int
     ids: list[bytes | None]
-    notes: list[tuple[bytes, Ids]]
+    notes: list[Note]
     below: list[Below]
     entries_open: list[tuple[Entry, int]]
     sockets: int = 0
@@ -91,7 +90,7 @@ def build(
     except FormatError:
         return None  # a damaged parent is compared as far as it goes
     size = sum(each.size for group in groups for each in group)
-    if size > tasks.BATCH or any(each.scanned.stat.nlink > 1 for group in groups for each in group):
+    if size > tasks.BATCH or any(map(partial(_is_unusual, block_size), chain(*groups))):
         return None
     if not _has_room(lane, size):
         return Later()
@@ -100,14 +99,10 @@ def build(
     if found is None:
         return None
     lane.kept["size"] = lane.kept.get("size", 0) + size
-    reads, notes = iter(found.files), list[tuple[bytes, Ids]]()
-    for group in groups:
-        of_group = list(islice(reads, len(group)))
-        key, ids = _key(group, proofs), ids_of(of_group)
-        if key is not None and ids:
-            notes.append((key, ids))
-        for each, read in zip(group, of_group, strict=True):
-            contents[each.name] = _content(lane, each.size, read, block_size, nodes)
+    files = [each for group in groups for each in group]
+    for each, read in zip(files, found.files, strict=True):
+        contents[each.name] = _content(lane, each, read, block_size, nodes)
+    notes = notes_of(groups, found.files, _proof_by(proofs), block_size)
     entries = [
         (each.entry._replace(content=contents.get(each.entry.name)), each.cut)
         for each in leaf.scanned
@@ -128,6 +123,12 @@ def _is_usual(leaf: Leaf) -> bool:
     return metadata <= MAX_METADATA
 
 
+def _is_unusual(block_size: int, file: Found) -> bool:
+    """Other names of it shall find its content, or the parent may have some of its blocks."""
+    has_stream = file.before is not None and file.size > block_size
+    return has_stream or file.scanned.stat.nlink > 1
+
+
 def _has_room(lane: Lane[tasks.Tools], size: int) -> bool:
     nodes: list[NodeParts] = lane.kept.get("nodes", [])
     taken = sum(frame_room(len(plain), len(children)) for _, plain, children, _ in nodes)
@@ -142,6 +143,7 @@ def _compared(leaf: Leaf, block_size: int) -> tuple[dict[bytes, Content], list[G
     before: dict[bytes, Entry] = {entry.name: entry for entry in entries_on(leaf.pages)}
     contents: dict[bytes, Content] = {}
     new: list[Found] = []
+    unread: set[int] = set()
     below: list[Below] = []
     runs = accumulate((each.cut > 0 for each in leaf.scanned[:-1]), initial=1)
     for run, scanned in zip(runs, leaf.scanned, strict=False):
@@ -154,9 +156,10 @@ def _compared(leaf: Leaf, block_size: int) -> tuple[dict[bytes, Content], list[G
             continue
         elif each.before is not None and each.is_unchanged(leaf.until, block_size):
             contents[each.name] = each.before.content
+            unread.add(run)
         else:
             new.append(each)
-    return contents, grouped(new, block_size), below
+    return contents, grouped(to_compare(new, unread, block_size), block_size), below
 
 
 def _read(
@@ -166,9 +169,7 @@ def _read(
     blocks: list[memoryview] = lane.kept.setdefault("blocks", [])
     shared: set[int] = lane.kept.setdefault("shared", set())
     kept = len(blocks)
-    files = [
-        [SourceFile(place, each.name, each.scanned.stat) for each in group] for group in groups
-    ]
+    files = [[small_file(place, each, block_size) for each in group] for group in groups]
     found = tasks.read_files(lane, files, block_size, True)
     if not any(read.code for read in found.files):
         return found
@@ -177,23 +178,21 @@ def _read(
     return None
 
 
-def _key(group: Group, proofs: Proofs | None) -> bytes | None:
+def _proof_by(proofs: Proofs | None) -> Proving:
     def proof(scanned: Scanned) -> Proof | None:
         if proofs is None or scanned.is_mounted:
             return None
         return proofs.of(scanned.stat, scanned.entry.handle)
 
-    return key_of(group, proof)
+    return proof
 
 
 def _content(
-    lane: Lane[tasks.Tools], size: int, read: tasks.FileRead, block_size: int,
+    lane: Lane[tasks.Tools], each: Found, read: tasks.FileRead, block_size: int,
     nodes: list[NodeParts],
 ) -> Content:  # fmt: skip
-    """A stream has one leaf at most."""
-    if read.inline is not None:
-        return Inline(read.inline)
-    content = shared_content(read, size)
+    """A stream has one leaf at most, of which the parent has nothing."""
+    content = known_content(each, read)
     if content is not None:
         return content
     id = read.ids[0] if read.ids else None
@@ -201,8 +200,8 @@ def _content(
         plain, children = encode_node(1, read.ids)
         node = tag_of(Kind.STREAM, 1), plain, children, frozenset[bytes]()
         id = _identified(lane, nodes, node).id
-    root = None if id is None else Reference(root_tag(size, block_size), id)
-    return Descriptor(size, block_size, FIXED, root)
+    root = None if id is None else Reference(root_tag(each.size, block_size), id)
+    return Descriptor(each.size, block_size, FIXED, root)
 
 
 def _paged(

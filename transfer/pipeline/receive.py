@@ -8,22 +8,26 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from transfer.errors import FormatError, FrameMissing, TargetRefused
+from transfer.errors import FormatError, FrameMissing
 from transfer.files.directories import Place
 from transfer.formats.entry import Entry, FileType, Root, decode_xattrs
 from transfer.formats.reference import Reference
-from transfer.pipeline import write_tasks
+from transfer.pipeline import directory_tasks
+from transfer.pipeline.batching import Batcher
+from transfer.pipeline.directory_tasks import Done, Entered, Refusal, There
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.files import Report
 from transfer.pipeline.overwrite import Fate, Wanted
 from transfer.pipeline.receive_files import FileReceiver, ReceiveOptions
 from transfer.pipeline.receive_streams import Received
+from transfer.pipeline.small_files import message_size
 from transfer.pipeline.workers import Pool
-from transfer.pipeline.write_tasks import Entered, There
 from transfer.targets import may_pass
 
-BRANCHES = 16
+BRANCHES = 48
 MAX_SMALL = 512
+TOGETHER = 64  # directories that are entered, or finished, in one task
+MESSAGE = 2**20  # bytes
 ENOUGH = 128  # where a page ends: slices of one block stand on one page
 
 
@@ -34,10 +38,17 @@ class TreeReceiver:
     ) -> None:  # fmt: skip
         self._pool, self._nodes, self._received, self._group = pool, nodes, received, group
         self._overwrite, self._selected = options.overwrite, options.selected
-        self._files = FileReceiver(pool, nodes, received, options, report)
+        self._files = FileReceiver(pool, nodes, received, options, report, group)
         self._branches = asyncio.Semaphore(BRANCHES)
         self._everything = options.everything
         self._filesystems: dict[int, Place] = {}
+        self._entering: Batcher[tuple[Place, bytes], Entered | Refusal] = Batcher(
+            group, self._entered, lambda _: 1, limit=TOGETHER, count=TOGETHER, parallel=2
+        )
+        self._finishing: Batcher[Done, list[str] | Refusal] = Batcher(
+            group, self._finished, lambda done: message_size(done.entry), limit=MESSAGE,
+            count=TOGETHER, parallel=2,
+        )  # fmt: skip
 
     @property
     def filesystems(self) -> list[Place]:
@@ -46,14 +57,10 @@ class TreeReceiver:
 
     async def directory(self, place: Place, entry: Entry, path: bytes) -> None:
         """Give back the directory *entry*, whose parent in the target is *place*."""
-        try:
-            entered = await self._pool.call(
-                write_tasks.enter_directory, place, entry.name, self._overwrite.resumes,
-                self._everything,
-            )  # fmt: skip
-        except (OSError, TargetRefused) as error:
-            why = f"no directory can be made here: {error}"
-            return self._files.unwritable(path, why, may_pass(error), "exists")
+        entered = await self._entering.ask((place, entry.name))
+        if isinstance(entered, Exception):
+            why = f"no directory can be made here: {entered}"
+            return self._files.unwritable(path, why, may_pass(entered), "exists")
         root = entry.content.reference if isinstance(entry.content, Root) else None
         below = entered.place
         self._files.left_over(below, entered.leftovers)
@@ -61,14 +68,19 @@ class TreeReceiver:
             self._filesystems.setdefault(below.pin[0], below)
         await self._children(entered, root, path)
         full = await self._with_xattrs(entry, path)
-        try:
-            failed = await self._pool.call(
-                write_tasks.finish_directory, place, full, below,
-                self._everything and not self._received.unfinished,
-            )  # fmt: skip
-        except (OSError, TargetRefused) as error:
-            return self._files.unwritable(path, str(error), may_pass(error))
+        failed = await self._finishing.ask(Done(place, full, below))
+        if isinstance(failed, Exception):
+            return self._files.unwritable(path, str(failed), may_pass(failed))
         self._files.failed(path, failed)
+
+    async def _entered(self, wanted: list[tuple[Place, bytes]]) -> list[Entered | Refusal]:
+        return await self._pool.call(
+            directory_tasks.enter_directories, wanted, self._overwrite.resumes, self._everything
+        )
+
+    async def _finished(self, done: list[Done]) -> list[list[str] | Refusal]:
+        everything = self._everything and not self._received.unfinished
+        return await self._pool.call(directory_tasks.finish_directories, done, everything)
 
     async def _children(self, entered: Entered, root: Reference | None, path: bytes) -> None:
         damaged: list[str] = []
@@ -109,7 +121,7 @@ class TreeReceiver:
         there: list[There | None] = [None] * len(entries)
         if not entered.is_new:
             names = [entry.name for entry in entries]
-            there = await self._pool.call(write_tasks.existing, entered.place, names)
+            there = await self._pool.call(directory_tasks.existing, entered.place, names)
         wanted = [
             await self._wanted(entry, found, path + b"/" + entry.name)
             for entry, found in zip(entries, there, strict=True)

@@ -5,7 +5,7 @@ not be written, is named, and everything else is given back.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +13,10 @@ from blake3 import blake3
 
 from transfer.files.directories import Place
 from transfer.files.metadata import Stat
-from transfer.formats.entry import Content, Entry, FileType, Inline
+from transfer.formats.entry import Entry, FileType
 from transfer.formats.reference import Reference
-from transfer.pipeline import present_tasks, write_tasks
-from transfer.pipeline.batching import Window, task_group
+from transfer.pipeline import directory_tasks, present_tasks, write_tasks
+from transfer.pipeline.batching import Window
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.files import AT_ONCE, Report
 from transfer.pipeline.link_groups import Linked, LinkGroups
@@ -28,13 +28,13 @@ from transfer.pipeline.receive_streams import (
     Received,
     StreamReceiver,
     batches,
-    used,
 )
+from transfer.pipeline.small_files import SmallWriter, inline
 from transfer.pipeline.tasks import BATCH
-from transfer.pipeline.units import Planned, Unit, batched, by_block, frames_of, shared_block
+from transfer.pipeline.units import Planned, Unit, batched, by_block, shared_block
 from transfer.pipeline.workers import Leased, Pool
-from transfer.pipeline.write_tasks import FrameAt, Piece, Small, Written
-from transfer.waiting import or_undone, to_the_end
+from transfer.pipeline.write_tasks import FrameAt, Piece, Written
+from transfer.waiting import or_undone, task_group, to_the_end
 
 
 @dataclass
@@ -51,11 +51,12 @@ class ReceiveOptions:
 class FileReceiver:
     def __init__(
         self, pool: Pool, nodes: NodeReader, received: Received, options: ReceiveOptions,
-        report: Report,
+        report: Report, group: asyncio.TaskGroup,
     ) -> None:  # fmt: skip
         self._pool, self._nodes, self._received = pool, nodes, received
         self._options, self._report = options, report
         self._streams = StreamReceiver(pool, nodes, received)
+        self._writer = SmallWriter(pool, nodes, received, group)
         self._leftovers: dict[tuple[Place, bytes], bytes] = {}
         self._groups, self._one_by_one = LinkGroups(self._single), asyncio.Lock()
 
@@ -103,7 +104,7 @@ class FileReceiver:
 
     async def _as_it_is(self, place: Place, wanted: Wanted) -> Wanted:
         """With the ctime that it has by now."""
-        (found,) = await self._pool.call(write_tasks.existing, place, [wanted.entry.name])
+        (found,) = await self._pool.call(directory_tasks.existing, place, [wanted.entry.name])
         same = found is not None and wanted.is_there_as(found.stat.identity)
         return wanted._replace(there=found.stat) if found and same else wanted
 
@@ -154,7 +155,7 @@ class FileReceiver:
         if not batch:
             return {}
         files = [
-            Existing(each.entry, stat, _inline(each.entry.content), tuple(each.pieces),
+            Existing(each.entry, stat, inline(each.entry.content), tuple(each.pieces),
                      tuple(each.zeros))
             for each in batch if (stat := each.wanted.there) is not None
         ]  # fmt: skip
@@ -167,16 +168,7 @@ class FileReceiver:
 
     async def _written(self, place: Place, units: Sequence[Unit]) -> dict[bytes, Written]:
         """Not those that stay."""
-        if not units:
-            return {}
-        tries = 0
-
-        async def work(worker: Leased) -> dict[bytes, Written]:
-            nonlocal tries
-            tries += 1
-            return await self._written_by(worker, place, units, tries > 1)
-
-        written = await self._pool.run(work)
+        written = await self._writer.write(place, units)
         done = {path: one for path, one in written.items() if not one.stays}
         self._settle_all([each for unit in units for each in unit.files], done)
         return done
@@ -192,30 +184,6 @@ class FileReceiver:
             elif not (one.error or one.damaged):
                 self._received.bytes_written += each.entry.size
 
-    async def _written_by(
-        self, worker: Leased, place: Place, units: Sequence[Unit], again: bool
-    ) -> dict[bytes, Written]:
-        """By path. Each from copies of its frames that open, if there are such."""
-        written: dict[bytes, Written] = {}
-
-        async def use(numbers: Sequence[int], frames: list[FrameAt]) -> list[Reference]:
-            left = iter(frames)
-            files = [file for n in numbers for file in _files(units[n], left)]
-            done: list[Written] = await worker.call(write_tasks.write_small, place, files, again)
-            paths = (each.path for n in numbers for each in units[n].files)
-            written.update(zip(paths, done, strict=True))
-            # A slice beyond the end of its block is no fault of that block.
-            opened = {
-                frame.piece.reference
-                for file, one in zip(files, done, strict=True) if not one.damaged
-                for frame in file.frames
-            }  # fmt: skip
-            damaged = {reference for one in done for reference in one.damaged}
-            return list(damaged - opened)
-
-        await used(self._nodes, worker, [unit.pieces for unit in units], self._received, use)
-        return written
-
     async def _large(self, place: Place, wanted: Wanted) -> Written | None:
         entry, there = wanted.entry, wanted.there
         if there is not None:
@@ -230,7 +198,12 @@ class FileReceiver:
             await self._pool.call(write_tasks.discard, place, temporary)
             self.damage(wanted.path, damaged)
             return None
-        done = await self._again(write_tasks.finish_large, place, entry, wanted.replace, temporary)
+        finish = write_tasks.finish_large, place, entry, wanted.replace, temporary
+        try:
+            done = await self._again(*finish)
+        except BaseException:  # it may still wait for a lane
+            await to_the_end(self._pool.call(write_tasks.leave, place, temporary))
+            raise
         self._settle(wanted, done)
         return done
 
@@ -321,22 +294,6 @@ def _may(planned: Planned) -> bool:
     """Whether it may be written, or only its block tells whether it is there already."""
     wanted = planned.wanted
     return wanted.there is None or wanted.replace or planned.needs_block()
-
-
-def _files(unit: Unit, frames: Iterator[FrameAt]) -> list[Small]:
-    """With the next of *frames*."""
-    taken = [next(frames) for _ in unit.pieces]
-    return [
-        Small(
-            each.entry, each.entry.size, _inline(each.entry.content), frames_of(each, taken),
-            tuple(each.zeros), each.wanted.replace,
-            each.wanted.there if each.needs_block() else None,
-        ) for each in unit.files
-    ]  # fmt: skip
-
-
-def _inline(content: Content) -> bytes | None:
-    return content.data if isinstance(content, Inline) else None
 
 
 def _present(

@@ -8,11 +8,11 @@ from transfer.formats.entry import Content, Slice
 from transfer.formats.frame import HEADER_SIZE, MAX_EXPANSION
 from transfer.formats.reference import Reference
 from transfer.formats.stream import MAX_BLOCK, Descriptor
-from transfer.pipeline.batching import task_group
 from transfer.pipeline.fetch import Given, NodeReader, Tries
 from transfer.pipeline.tasks import BATCH, DATA, block_extent
 from transfer.pipeline.workers import Leased, Pool
 from transfer.pipeline.write_tasks import FrameAt, Piece
+from transfer.waiting import task_group
 
 Extents = list[tuple[int, int]]
 Use = Callable[[Leased, list[FrameAt], Extents], Awaitable[list[Reference]]]

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from blake3 import blake3
 
 from transfer.files.metadata import Stat
+from transfer.formats.entry import Content
 from transfer.formats.journal import KEY_SIZE, Ids
 from transfer.sources.quiet import stat_identity
 
@@ -29,6 +30,21 @@ class Proof(NamedTuple):
 def key_of_all(keys: Sequence[bytes]) -> bytes:
     """Of extents of several files that are read together, in this order."""
     return blake3(b"together" + b"".join(keys)).digest(KEY_SIZE)
+
+
+def key_of_kept(key: bytes, content: Content) -> bytes:
+    """Of an extent that is as the parent point has it: as *content*."""
+    return blake3(b"kept" + key + repr(content).encode()).digest(KEY_SIZE)
+
+
+class Question(NamedTuple):
+    """Asks for what was noted under *key*: so many *ids*, of which the first *blocks* are those of
+    blocks, or all.
+    """
+
+    key: bytes
+    ids: int
+    blocks: int | None = None
 
 
 class Proofs(NamedTuple):

@@ -24,17 +24,17 @@ from transfer.formats.stream import FIXED, MAX_BLOCK, MIN_BLOCK, Descriptor
 from transfer.pipeline import tasks
 from transfer.pipeline.batching import Batcher, Room
 from transfer.pipeline.node_cache import NodeCache
-from transfer.pipeline.resume import NoReads, Reads
+from transfer.pipeline.resume import NoReads, Question, Reads
 from transfer.pipeline.sealing import frame_room
 from transfer.pipeline.workers import Leased, Pool
 from transfer.vault.base import MAX_FRAMES, Outcome, Vault
 
-MAX_CALL = 8 * 2**20
+MAX_CALL = 4 * 2**20  # what one lane seals goes as it is; more would be copied together
 SLOW_CALL = 2**20
 USUAL = 5  # calls under way; of more each is smaller, so that all have something to send
 SMALL = 2**18  # less than that waits for the end of another call: each costs the vault an fsync
 QUICK = 16 * 2**20  # bytes a second of one call
-UNDER_WAY = 24 * 2**20  # bytes of sealed blocks that wait for their call or its answer
+UNDER_WAY = 20 * 2**20  # bytes of sealed blocks that wait for their call or its answer
 MAX_ASKED = 8192
 MAX_ARRIVED = 65536  # IDs that are remembered: equal blocks are not sent one after the other
 
@@ -155,23 +155,24 @@ class Sender:
             sum(each is Outcome.EXISTED for each in islice(answers, part.frames)) for part in parts
         ]
 
-    async def recalled(self, extents: Sequence[tuple[bytes, int]]) -> list[Ids | None]:
-        """The IDs of what an interrupted run read, where the vault has all of them.
-
-        Each is asked for by its key, and has so many blocks.
-        """
+    async def recalled(self, questions: Sequence[Question]) -> list[Ids | None]:
+        """The IDs of what an interrupted run read, where the vault has all of the blocks."""
         if not self.resumes:
-            return [None] * len(extents)
-        noted = await self._reads.recall([key for key, _ in extents])
+            return [None] * len(questions)
+        noted = await self._reads.recall([each.key for each in questions])
         found = [
-            ids if ids is not None and len(ids) == blocks else None
-            for ids, (_, blocks) in zip(noted, extents, strict=True)
+            ids if ids is not None and len(ids) == each.ids else None
+            for ids, each in zip(noted, questions, strict=True)
         ]
-        asked = list({id for ids in found if ids is not None for id in ids if id is not None})
+        blocks = [(ids or ())[: each.blocks] for ids, each in zip(found, questions, strict=True)]
+        asked = list({id for some in blocks for id in some if id is not None})
         there: dict[bytes | None, bool] = {None: True}
         if asked:
             there.update(zip(asked, await self._have.ask(asked), strict=True))
-        return [ids and (ids if all(there[id] for id in ids) else None) for ids in found]
+        return [
+            ids if all(there[id] for id in some) else None
+            for ids, some in zip(found, blocks, strict=True)
+        ]
 
     async def note(self, extents: Sequence[tuple[bytes, Ids]]) -> None:
         """Their blocks were read and are stored: a later run may go on from there."""

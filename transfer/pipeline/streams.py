@@ -15,14 +15,15 @@ from typing import NamedTuple, TypeVar
 from transfer.formats.journal import Ids
 from transfer.formats.stream import FANOUT, FIXED, Descriptor, block_count
 from transfer.pipeline import tasks
-from transfer.pipeline.batching import Batcher, task_group
+from transfer.pipeline.batching import Batcher
 from transfer.pipeline.fetch import NodeReader
-from transfer.pipeline.resume import Proof
+from transfer.pipeline.resume import Proof, Question
 from transfer.pipeline.send import Sender, Stored
 from transfer.pipeline.stream_nodes import ParentStream, Slots, StreamBuilder
 from transfer.pipeline.workers import Leased
 from transfer.sources.changes import Content, Data, Extent
 from transfer.sources.reading import SourceFile
+from transfer.waiting import task_group
 
 T = TypeVar("T")
 AHEAD = 4
@@ -65,10 +66,14 @@ async def send_stream(
 
 
 async def assemble(
-    sender: Sender, length: int, block_size: int, ids: Sequence[bytes | None]
-) -> Descriptor:
-    """The stream over blocks that are stored already, at most one leaf of them."""
-    builder = StreamBuilder(sender, length, block_size, ParentStream(None, None))
+    sender: Sender, length: int, block_size: int, ids: Sequence[bytes | None],
+    before: ParentStream | None = None,
+) -> Descriptor:  # fmt: skip
+    """The stream over blocks that are stored already, at most one leaf of them.
+
+    What the parent point had *before* is not sent.
+    """
+    builder = StreamBuilder(sender, length, block_size, before or ParentStream(None, None))
     await builder.place_leaf(0, await builder.leaf(0, tuple(ids)))
     return Descriptor(length, block_size, FIXED, await builder.finish())
 
@@ -157,7 +162,7 @@ class Leaves:
         extents = wanted.extents
         keys = [self._proof.key(*extent) for extent in extents]
         counts = [block_count(length, self._block_size) for _, length in extents]
-        found = await self._sender.recalled(list(zip(keys, counts, strict=True)))
+        found = await self._sender.recalled(list(map(Question, keys, counts)))
         left = [n for n, ids in enumerate(found) if ids is None]
         sizes = sum(extents[n][1] for n, ids in enumerate(found) if ids is not None)
         self._sender.sent.bytes_resumed += sizes

@@ -8,6 +8,7 @@ import os
 import stat as modes
 from collections.abc import Sequence
 from functools import lru_cache, partial
+from itertools import accumulate
 from typing import NamedTuple
 
 import msgspec
@@ -78,10 +79,20 @@ Scan = tuple[list[Scanned], list[SkippedEntry], int]
 """What was found, what was skipped, and how many sockets there were."""
 
 
+class SmallFile(NamedTuple):
+    """*before* is the ID, or its beginning, of the content that the parent point has of it; empty
+    if that could not stay.
+    """
+
+    file: SourceFile
+    before: bytes = b""
+
+
 class FileRead(NamedTuple):
     """One small file: inline data, or IDs of its blocks (None: zeros); or why it was not read.
 
-    With an *offset* it stands there in its block, which others share.
+    With an *offset* it stands there in its block, which others share; *own* is the ID of its
+    content then. One that *is_kept* is as the parent point has it.
     """
 
     inline: bytes | None = None
@@ -89,6 +100,8 @@ class FileRead(NamedTuple):
     code: str = ""
     message: str = ""
     offset: int | None = None
+    own: bytes = b""
+    is_kept: bool = False
 
 
 class FilesRead(NamedTuple):
@@ -153,24 +166,26 @@ def sync_source(lane: Lane[Tools], place: Place) -> bytes:
 
 
 def read_files(
-    lane: Lane[Tools], groups: Sequence[Sequence[SourceFile]], block_size: int, strict: bool
+    lane: Lane[Tools], groups: Sequence[Sequence[SmallFile]], block_size: int, strict: bool
 ) -> FilesRead:
     """Read small files, together at most BATCH bytes; block n of the call is kept as number n.
 
-    Those of a group share a block, but for files of zeros, and what changes or cannot be read.
+    Those of a group share a block, but for files of zeros, those that are as the parent has them,
+    and what changes or cannot be read.
     """
-    room = memoryview(bytearray(sum(file.stat.size for group in groups for file in group)))
+    room = memoryview(bytearray(sum(each.file.stat.size for group in groups for each in group)))
     found = FilesRead([], [])
     for group in groups:
         reads: list[FileRead] = []
         at = 0
-        for file in group:
+        for file, before in group:
             content = room[at : at + file.stat.size]
             read = _read_small(lane, file, content, strict)
-            if read is None and len(group) > 1 and _is_zeros(content):
-                read = FileRead(ids=(None,))
-            reads.append(read or FileRead(offset=at))
-            at += 0 if read else len(content)
+            if read is None and (before or len(group) > 1):
+                read = _compared(lane, content, before)
+            read = read or FileRead(offset=0)
+            reads.append(read if read.offset is None else read._replace(offset=at))
+            at += 0 if read.offset is None else len(content)
         found.files.extend(_identified(lane, reads, room[:at], block_size, found.ids))
         room = room[at:]
     return found
@@ -192,28 +207,40 @@ def _read_small(
     return None
 
 
+def _compared(lane: Lane[Tools], content: memoryview, before: bytes) -> FileRead:
+    """Of a file of at most one block; if a block is to hold it, with an offset."""
+    own = _id_of(lane, content)
+    if own is None:
+        return FileRead(ids=(None,))
+    if before and own.startswith(before):
+        return FileRead(is_kept=True)
+    return FileRead(offset=0, own=own)
+
+
 def _identified(
     lane: Lane[Tools], reads: list[FileRead], content: memoryview, block_size: int,
     ids: list[bytes | None],
 ) -> list[FileRead]:  # fmt: skip
     """Those with an offset have parts of *content*; its blocks are kept, their IDs put to *ids*."""
-    parts = sum(read.offset is not None for read in reads)
+    parts = [read for read in reads if read.offset is not None]
     if not parts:
         return reads
-    if parts == 1 and len(content) <= INLINE_MAX:
+    shares = len(parts) > 1
+    if not shares and len(content) <= INLINE_MAX:
         whole = FileRead(inline=bytes(content))
     else:
         starts = range(0, len(content), block_size)
         blocks = [content[start : start + block_size] for start in starts]
         kept = lane.kept.setdefault("blocks", [])
-        if parts > 1:
+        if shares:
             lane.kept.setdefault("shared", set()).add(len(kept))
         kept.extend(blocks)
-        whole = FileRead(ids=tuple(_id_of(lane, block) for block in blocks))
+        own = b"" if shares else parts[0].own
+        whole = FileRead(ids=(own,) if own else tuple(_id_of(lane, block) for block in blocks))
         ids.extend(whole.ids)
     return [
         read if read.offset is None
-        else whole._replace(offset=read.offset if parts > 1 else None)
+        else whole._replace(offset=read.offset if shares else None, own=read.own)
         for read in reads
     ]  # fmt: skip
 
@@ -246,7 +273,7 @@ def read_blocks(
 
     Each extent begins with a block, and together they have at most BATCH bytes, or are one block.
     """
-    rooms = [memoryview(bytearray(length)) for _, length in extents]
+    rooms = _rooms(lane, [length for _, length in extents])
     if isinstance(content, NbdContent):
         for (offset, _), room in zip(extents, rooms, strict=True):
             lane.tools.exports.read_into(content.address, offset, room)
@@ -259,13 +286,24 @@ def read_blocks(
     return [_id_of(lane, block) for block in blocks]
 
 
+def _rooms(lane: Lane[Tools], lengths: Sequence[int]) -> list[memoryview]:
+    """Memory for the lease, whatever it holds. That of the lease before is used again, for new
+    pages cost more than reading into them.
+    """
+    room = lane.room(sum(lengths)) if "blocks" not in lane.kept else None
+    view = memoryview(bytearray(sum(lengths))) if room is None else room
+    ends = list(accumulate(lengths))
+    return [view[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+
+
 def _read_file(
     lane: Lane[Tools], file: SourceFile, offsets: Sequence[int], rooms: Sequence[memoryview],
     strict: bool,
 ) -> None:  # fmt: skip
     with open_file(lane.tools.directories, file, strict) as fd:
         for offset, room in zip(offsets, rooms, strict=True):
-            read_into(fd, offset, room)
+            got = read_into(fd, offset, room)
+            room[got:] = bytes(len(room) - got)
         if strict and not unchanged(fd, file.stat):
             raise SourceChanged("changed", file.name)
 

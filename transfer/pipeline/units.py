@@ -9,13 +9,14 @@ from typing import NamedTuple, TypeVar
 
 from transfer.formats.entry import Content, Entry, Slice
 from transfer.formats.reference import Reference
+from transfer.pipeline.grouping import SHARED_BLOCK
 from transfer.pipeline.overwrite import Wanted
 from transfer.pipeline.receive_streams import Extents
 from transfer.pipeline.tasks import BATCH
 from transfer.pipeline.write_tasks import FrameAt, Piece
 
 T = TypeVar("T")
-LIKELY = 2**20  # bytes of a shared block; at most it has MAX_BLOCK
+LIKELY = SHARED_BLOCK  # bytes of a shared block; at most it has MAX_BLOCK
 
 
 class Planned(NamedTuple):

@@ -39,6 +39,7 @@ SLOT_SIZE = 4 * 2**20 + 512 * 2**10  # the largest plain block, its frame's head
 MAX_MESSAGE = 16 * 2**20
 HEADER = struct.Struct("<IQ")
 _PR_SET_PDEATHSIG = 1
+_LOOK = 0.05  # seconds
 
 
 class Lane(Generic[T]):
@@ -47,32 +48,55 @@ class Lane(Generic[T]):
     *kept* is the lease's: it survives from one call to the next, and is emptied at its end.
     """
 
-    __slots__ = ("kept", "slot", "tools")
+    __slots__ = ("_room", "kept", "slot", "tools")
 
     def __init__(self, tools: T, slot: memoryview) -> None:
         self.tools, self.slot = tools, slot
         self.kept: dict[str, Any] = {}
+        self._room = bytearray()
+
+    def room(self, size: int) -> memoryview:
+        """The worker's own memory, the same for each lease, with whatever stands in it."""
+        if len(self._room) < size:
+            self._room = bytearray(size)
+        return memoryview(self._room)[:size]
 
 
 class Stopwatch:
-    """Seconds that one thread computed, or waited for a core to; and in which it was blocked."""
+    """Seconds that one thread computed, or waited for a core to; and in which it was blocked.
+
+    The system tells of waits for a core in a file, whose reading costs more than many a call takes:
+    that is looked at now and then, for all calls since.
+    """
 
     def __init__(self) -> None:
         self.computing = self.blocked = 0.0
         self._delays: int | None = None
+        self._looked, self._delayed_before, self._blocked_before = 0.0, 0.0, 0.0
 
     @property
     def spent(self) -> Spent:
         return self.computing, self.blocked
 
     def start(self) -> Spent:
-        return time.monotonic(), time.thread_time() + self._delayed()
+        return time.monotonic(), time.thread_time()
 
     def stop(self, began: Spent) -> None:
-        wall = time.monotonic() - began[0]
-        computing = min(wall, time.thread_time() + self._delayed() - began[1])
+        now = time.monotonic()
+        wall = now - began[0]
+        computing = min(wall, time.thread_time() - began[1])
         self.computing += computing
         self.blocked += wall - computing
+        if now - self._looked >= _LOOK:
+            self._looked = now
+            self._look()
+
+    def _look(self) -> None:
+        delayed = self._delayed()
+        waited = min(delayed - self._delayed_before, self.blocked - self._blocked_before)
+        self.computing += waited
+        self.blocked -= waited
+        self._delayed_before, self._blocked_before = delayed, self.blocked
 
     def _delayed(self) -> float:
         """In which this thread could have run and had no core; 0 where the system does not tell."""

@@ -110,70 +110,15 @@ class Written(NamedTuple):
     """Something else is there, and is not to be replaced."""
 
 
-class Entered(NamedTuple):
-    """A directory; *leftovers* are the names of unfinished files to go on with, by their keys.
-
-    In one that *is_new* nothing stands.
-    """
-
-    place: Place
-    leftovers: dict[bytes, bytes]
-    is_new: bool
-
-
-def enter_directory(
-    lane: Lane[WriteTools], place: Place, name: bytes, resume: bool, everything: bool
-) -> Entered:
-    """Make it, or go on in the one that is there, without what a killed restore left in it.
-
-    With *resume*, and where not *everything* is restored, unfinished files that have a key stay
-    until the end.
-    """
-    target = lane.tools.target
-    is_new = target.exists(place, name) is None
-    below = target.enter_directory(place, name)
-    if is_new:
-        return Entered(below, {}, True)
-    target.sweep(below, keyed=everything and not resume)
-    return Entered(below, target.leftovers(below) if resume else {}, False)
-
-
-def finish_directory(
-    lane: Lane[WriteTools], place: Place, entry: Entry, pinned: Place, everything: bool
-) -> list[str]:
-    """What lost workers, or runs before, have left and nobody went on with goes as well."""
-    lane.tools.target.sweep(pinned, keyed=everything)
-    return lane.tools.target.finish_directory(place, entry, pinned.pin)
-
-
-class There(NamedTuple):
-    """What stands under a name; of a symlink where it leads."""
-
-    stat: Stat
-    leads_to: bytes
-
-
-def existing(lane: Lane[WriteTools], place: Place, names: Sequence[bytes]) -> list[There | None]:
-    return [_there(lane.tools.target, place, name) for name in names]
-
-
-def _there(target: TreeTarget, place: Place, name: bytes) -> There | None:
-    stat = target.exists(place, name)
-    if stat is None:
-        return None
-    is_link = stat.type is FileType.SYMLINK
-    return There(stat, target.leads_to(place, name) if is_link else b"")
-
-
 def write_small(
-    lane: Lane[WriteTools], place: Place, files: Sequence[Small], again: bool = False
+    lane: Lane[WriteTools], files: Sequence[tuple[Place, Small]], again: bool = False
 ) -> list[Written]:
     """Write whole files; frames that follow each other and are the same one are opened once.
 
     *again*: an earlier try may have written some of them.
     """
     written, opened = [], OpenedFrames(lane)
-    for file in files:
+    for place, file in files:
         done = _done_before(lane, place, file.entry) if again else None
         written.append(done or _caught(_write_one, lane, place, file, opened))
     return written
@@ -202,8 +147,9 @@ def _done_before(lane: Lane[WriteTools], place: Place, entry: Entry) -> Written 
     return Written(stat.identity)
 
 
-def _written(lane: Lane[WriteTools], place: Place, name: bytes, failed: list[str]) -> Written:
-    stat = lane.tools.target.exists(place, name)
+def _written(lane: Lane[WriteTools], place: Place, entry: Entry, failed: list[str]) -> Written:
+    """Only what other names may become links to needs to be known by its inode."""
+    stat = lane.tools.target.exists(place, entry.name) if entry.link_group else None
     return Written(stat.identity if stat else (0, 0), tuple(failed))
 
 
@@ -229,7 +175,7 @@ def _write_one(
     except BaseException:
         target.discard(place, temporary)
         raise
-    return _written(lane, place, name, failed)
+    return _written(lane, place, file.entry, failed)
 
 
 def _kept(
@@ -337,7 +283,7 @@ def finish_large(
             give_up = target.leave if may_pass(error) else target.discard
             give_up(place, temporary)
             raise
-        return _written(lane, place, entry.name, failed)
+        return _written(lane, place, entry, failed)
 
     done = _done_before(lane, place, entry) if again else None
     return done or _caught(finish)
@@ -359,7 +305,7 @@ def make_special(
     def make() -> Written:
         is_link = entry.type is FileType.SYMLINK
         made = target.make_symlink if is_link else target.make_special
-        return _written(lane, place, entry.name, made(place, entry, replace))
+        return _written(lane, place, entry, made(place, entry, replace))
 
     done = _done_before(lane, place, entry) if again else None
     return done or _caught(make)

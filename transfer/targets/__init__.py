@@ -1,8 +1,7 @@
 """Where a restore writes."""
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from transfer.errors import NoSpace, TargetUnusable
 
@@ -18,18 +17,26 @@ def may_pass(error: BaseException) -> bool:
     return isinstance(error, NoSpace | TargetUnusable)
 
 
-@contextmanager
-def target_errors(path: bytes, *unusable: int) -> Iterator[None]:
+class target_errors:
     """Raise our errors for what ends the whole restore: a full disk, a read-only one, *unusable*.
 
-    Other errors are about this path alone.
+    Other errors are about this path alone. A path that takes time to tell is told by a function.
     """
-    try:
-        yield
-    except OSError as error:
+
+    __slots__ = ("_path", "_unusable")
+
+    def __init__(self, path: bytes | Callable[[], bytes], *unusable: int) -> None:
+        self._path, self._unusable = path, unusable
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if not isinstance(error, OSError):
+            return
+        path = self._path() if callable(self._path) else self._path
         message = f"{path.decode(errors='backslashreplace')}: {error.strerror}"
         if error.errno in _FULL:
             raise NoSpace(message, "make room, then run the same command again") from error
-        if error.errno == errno.EROFS or error.errno in unusable:
+        if error.errno == errno.EROFS or error.errno in self._unusable:
             raise TargetUnusable(message) from error
-        raise

@@ -9,7 +9,7 @@ import errno
 import os
 import stat as modes
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from transfer.errors import TargetRefused
@@ -122,7 +122,7 @@ class TreeTarget:
         self, place: Place, temporary: bytes, offset: int, view: Buffer, sparse: bool = False
     ) -> None:
         """Write all of *view*; with *sparse*, aligned pages of zeros become holes."""
-        with target_errors(place.child(temporary).path):
+        with target_errors(_path_of(place, temporary)):
             file = self.descriptor(place, temporary)
             content = memoryview(view)
             if not sparse:
@@ -135,13 +135,13 @@ class TreeTarget:
 
     def clear(self, place: Place, temporary: bytes, offset: int, length: int) -> None:
         """Make *length* zeros of what stands there."""
-        with target_errors(place.child(temporary).path):
+        with target_errors(_path_of(place, temporary)):
             make_hole(self.descriptor(place, temporary), offset, length)
 
     def allocate(self, place: Place, temporary: bytes, offset: int, length: int) -> None:
         """Take the space for *length* zeros, in a file that must not have holes."""
         if length:
-            with target_errors(place.child(temporary).path):
+            with target_errors(_path_of(place, temporary)):
                 os.posix_fallocate(self.descriptor(place, temporary), offset, length)
 
     def leave(self, place: Place, temporary: bytes) -> None:
@@ -275,7 +275,7 @@ class TreeTarget:
 
     @contextmanager
     def _directory(self, place: Place, name: bytes) -> Iterator[int]:
-        with target_errors(place.child(name).path):
+        with target_errors(_path_of(place, name)):
             yield self._directories.fd(place)
 
     def _finish_made(self, fd: int, temporary: bytes, entry: Entry, replace: bool) -> list[str]:
@@ -343,6 +343,10 @@ def _gone_is_fine() -> Iterator[None]:
     except OSError as error:
         if error.errno not in _GONE:
             raise
+
+
+def _path_of(place: Place, name: bytes) -> Callable[[], bytes]:
+    return lambda: place.child(name).path
 
 
 def _shown(place: Place, name: bytes) -> str:

@@ -23,14 +23,15 @@ class ForwardFile:
     def __init__(self, path: Path, room: memoryview | None = None) -> None:
         self.descriptor = create(path)
         self.length = 0
-        self._direct = None if room is None else DirectWriter(self.descriptor)
+        direct = None if room is None else DirectWriter(self.descriptor)
+        self._direct = direct if direct is not None and direct.possible else None
         self._room = memoryview(bytearray()) if room is None else room
         self._base = 0  # where in the file the room's first byte belongs
         self._rest = b""  # what is there already of the sector that begins at the base
 
     def append(self, raw: bytes | memoryview) -> None:
         """Put *raw* behind all else; it may wait in memory until `flush`."""
-        if self._direct is None or not self._direct.possible:
+        if self._direct is None:
             write_all(self.descriptor, raw, self.length)
             self.length += len(raw)
             return
@@ -46,7 +47,7 @@ class ForwardFile:
 
     def flush(self) -> None:
         """Hand the system all that was appended; it is not durable by that."""
-        if self._direct is None or not self._direct.possible:
+        if self._direct is None:
             return
         self._take_room()
         self._write_sectors(self._direct)
