@@ -24,6 +24,7 @@ from transfer.pipeline.small_reads import (
     kept_key,
     known_content,
     notes_of,
+    proof_of,
     question,
     recalled,
     small_file,
@@ -196,9 +197,7 @@ class FileSender:
         return left
 
     def _proof(self, scanned: Scanned) -> Proof | None:
-        if self._proofs is None or scanned.is_mounted or scanned.stat.dev in self.unstamped:
-            return None
-        return self._proofs.of(scanned.stat, scanned.entry.handle)
+        return None if scanned.stat.dev in self.unstamped else proof_of(self._proofs, scanned)
 
     async def _again(self, place: Place, each: Found, rescan: Rescan) -> Entry | None:
         """Scan and read *each* once more, and at last without minding that it changes."""

@@ -26,9 +26,9 @@ from transfer.formats.stream import FIXED, Descriptor, encode_node, root_tag
 from transfer.pipeline import tasks
 from transfer.pipeline.grouping import Found, Group, grouped, to_compare
 from transfer.pipeline.pages import NodeParts, Pages, ParentPage, Steps, entries_on
-from transfer.pipeline.resume import Proof, Proofs
+from transfer.pipeline.resume import Proofs
 from transfer.pipeline.sealing import frame_room
-from transfer.pipeline.small_reads import Note, Proving, known_content, notes_of, small_file
+from transfer.pipeline.small_reads import Note, known_content, notes_of, proof_of, small_file
 from transfer.pipeline.worker_process import Lane
 from transfer.sources.base import Scanned
 
@@ -102,7 +102,7 @@ def build(
     files = [each for group in groups for each in group]
     for each, read in zip(files, found.files, strict=True):
         contents[each.name] = _content(lane, each, read, block_size, nodes)
-    notes = notes_of(groups, found.files, _proof_by(proofs), block_size)
+    notes = notes_of(groups, found.files, partial(proof_of, proofs), block_size)
     entries = [
         (each.entry._replace(content=contents.get(each.entry.name)), each.cut)
         for each in leaf.scanned
@@ -176,15 +176,6 @@ def _read(
     del blocks[kept:]
     shared.intersection_update(range(kept))
     return None
-
-
-def _proof_by(proofs: Proofs | None) -> Proving:
-    def proof(scanned: Scanned) -> Proof | None:
-        if proofs is None or scanned.is_mounted:
-            return None
-        return proofs.of(scanned.stat, scanned.entry.handle)
-
-    return proof
 
 
 def _content(

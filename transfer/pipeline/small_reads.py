@@ -10,7 +10,7 @@ from transfer.formats.journal import Ids
 from transfer.formats.reference import Reference
 from transfer.formats.stream import block_count
 from transfer.pipeline.grouping import Found, Group
-from transfer.pipeline.resume import Proof, Question, key_of_all, key_of_kept
+from transfer.pipeline.resume import Proof, Proofs, Question, key_of_all, key_of_kept
 from transfer.pipeline.tasks import DATA, FileRead, SmallFile
 from transfer.sources.base import Scanned
 from transfer.sources.reading import SourceFile
@@ -18,6 +18,13 @@ from transfer.sources.reading import SourceFile
 Proving = Callable[[Scanned], Proof | None]
 Note = tuple[bytes, Ids]
 """What was read under a key."""
+
+
+def proof_of(proofs: Proofs | None, scanned: Scanned) -> Proof | None:
+    """What is mounted over a single name was not synced."""
+    if proofs is None or scanned.is_mounted:
+        return None
+    return proofs.of(scanned.stat, scanned.entry.handle)
 
 
 def small_file(place: Place, each: Found, block_size: int) -> SmallFile:
