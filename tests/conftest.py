@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 import sys
@@ -38,6 +39,15 @@ def compiled_once():
         patch.delenv("PYTHONDONTWRITEBYTECODE")
         patch.setenv("PYTHONPYCACHEPREFIX", place)
         yield
+
+
+@pytest.fixture(autouse=True)
+def unfrozen():
+    """Commands freeze what was imported before them. Run in this process, they freeze what other
+    tests have left as well, and with it whatever that holds.
+    """
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
