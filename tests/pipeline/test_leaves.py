@@ -119,6 +119,34 @@ async def test_what_is_unusual_is_not_made_there(sending, top, make):
     assert await kinds(sending, visits) == [Looked]
 
 
+async def test_many_names_wait_for_no_directory_among_them(sending, top, monkeypatch):
+    visits = fill(top, "ab")
+    (top / "a" / "below").mkdir()
+    monkeypatch.setattr(leaf_tasks, "FEW", 2)
+    assert await kinds(sending, visits) == [Looked, Built]
+
+
+@pytest.mark.parametrize(("room", "waited"), [(3, 0), (1, 2)])
+async def test_whoever_waits_for_room_holds_nothing_and_looks_again(
+    sending, notes, top, monkeypatch, room, waited
+):
+    fill(top, "abc")
+    for name in "abc":
+        os.link(top / name / "one", top / name / "link")
+    by_name, held = TreeSender._by_name, []
+    look_into, looked_into = tasks.look_into, []
+
+    async def spied(tree, directory, looked):
+        held.append(looked is None)
+        return await by_name(tree, directory, looked)
+
+    monkeypatch.setattr("transfer.pipeline.tree.BY_NAME", room)
+    monkeypatch.setattr(TreeSender, "_by_name", spied)
+    monkeypatch.setattr(tasks, "look_into", lambda *of: looked_into.append(of) or look_into(*of))
+    _, entries, *_ = await sent(sending, notes, top)
+    assert (len(entries), sum(held), len(held), len(looked_into)) == (12, waited, 3, 4 + waited)
+
+
 async def test_targets_of_links_may_be_too_much_for_the_slot(sending, top, monkeypatch):
     visits = fill(top, "a")
     (top / "a" / "link").symlink_to("x" * 200)

@@ -1,5 +1,6 @@
 """Directories that a worker handles as a whole: the point is as if each name had come by itself."""
 
+import asyncio
 import os
 import random
 
@@ -8,7 +9,7 @@ import pytest
 from tests.pipeline.conftest import Notes
 from tests.pipeline.test_tree import FOREVER, sent
 from transfer.errors import FormatError
-from transfer.pipeline import pages
+from transfer.pipeline import leaf_tasks, pages, tree
 from transfer.pipeline.tree import TreeSender
 
 
@@ -107,6 +108,20 @@ async def test_whole_directories_make_the_same_point_as_names(sending, top, monk
             alter(chance, top)
         parent, *_ = await both(sending, monkeypatch, top, parent, trusted_until=FOREVER)
     await both(sending, monkeypatch, top, parent, trusted_until=0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_nor_does_the_point_depend_on_what_has_to_wait(sending, top, monkeypatch, seed):
+    chance = random.Random(seed)
+    grow(chance, top)
+    expected, *_ = await sent(sending, Notes(), top)
+    monkeypatch.setattr(tree, "BRANCHES", chance.randrange(1, 5))
+    monkeypatch.setattr(tree, "BY_NAME", chance.randrange(1, 3))
+    monkeypatch.setattr(leaf_tasks, "FEW", 1)
+    async with asyncio.timeout(20):
+        parent, *_ = await both(sending, monkeypatch, top, None)
+        assert parent == expected
+        await both(sending, monkeypatch, top, parent, trusted_until=FOREVER)
 
 
 async def test_of_an_unchanged_tree_no_name_comes_back(sending, notes, top, monkeypatch):

@@ -35,6 +35,7 @@ from transfer.sources.base import Scanned
 # Of nodes that are kept: what one leaf adds has room in the slot beside that.
 MAX_NODES = 2**19
 MAX_METADATA = 2**20  # bytes of a leaf's extended attributes and targets
+FEW = 64  # entries of a directory with others in it, which the parent process holds meanwhile
 T = TypeVar("T")
 
 
@@ -89,6 +90,8 @@ def build(
         contents, groups, below = _compared(leaf, block_size)
     except FormatError:
         return None  # a damaged parent is compared as far as it goes
+    if below and len(leaf.scanned) > FEW:
+        return None
     size = sum(each.size for group in groups for each in group)
     if size > tasks.BATCH or any(map(partial(_is_unusual, block_size), chain(*groups))):
         return None

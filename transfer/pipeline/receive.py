@@ -5,8 +5,7 @@ task each, at most BRANCHES together, and beyond that in their parent's place.
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from transfer.errors import FormatError, FrameMissing
 from transfer.files.directories import Place
@@ -14,6 +13,7 @@ from transfer.formats.entry import Entry, FileType, Root, decode_xattrs
 from transfer.formats.reference import Reference
 from transfer.pipeline import directory_tasks
 from transfer.pipeline.batching import Batcher
+from transfer.pipeline.branches import Branches
 from transfer.pipeline.directory_tasks import Done, Entered, Refusal, There
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.files import Report
@@ -36,10 +36,10 @@ class TreeReceiver:
         self, pool: Pool, nodes: NodeReader, received: Received, options: ReceiveOptions,
         report: Report, group: asyncio.TaskGroup,
     ) -> None:  # fmt: skip
-        self._pool, self._nodes, self._received, self._group = pool, nodes, received, group
+        self._pool, self._nodes, self._received = pool, nodes, received
         self._overwrite, self._selected = options.overwrite, options.selected
         self._files = FileReceiver(pool, nodes, received, options, report, group)
-        self._branches = asyncio.Semaphore(BRANCHES)
+        self._branches = Branches(group, BRANCHES)
         self._everything = options.everything
         self._filesystems: dict[int, Place] = {}
         self._entering: Batcher[tuple[Place, bytes], Entered | Refusal] = Batcher(
@@ -96,23 +96,15 @@ class TreeReceiver:
             if not self._selected(below, is_directory):
                 continue
             if is_directory:
-                branches.append(await self._branch(self.directory(entered.place, entry, below)))
+                branches.append(
+                    await self._branches.start(self.directory(entered.place, entry, below))
+                )
             else:
                 others.append(entry)
         await self._others(entered, others, path)
         if branches:
             await asyncio.wait(branches)
         self._files.damage(path, damaged)
-
-    async def _branch(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        if not self._branches.locked():
-            await self._branches.acquire()
-            task = self._group.create_task(work)
-            task.add_done_callback(lambda _: self._branches.release())
-        else:
-            task = self._group.create_task(work)
-            await asyncio.wait([task])
-        return task
 
     async def _others(self, entered: Entered, entries: Sequence[Entry], path: bytes) -> None:
         """All that is no directory."""

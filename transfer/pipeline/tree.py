@@ -1,11 +1,12 @@
 """Send a tree: walk it, compare with the parent point's tree, send what differs.
 
-One task per directory, at most BRANCHES of them side by side; a directory beyond that is walked in
-its parent's place, so neither depth nor width of a tree takes memory. Workers handle directories as
-a whole where they can (visits.py). Of others names are listed LISTED bytes at a time, and scanned
+One task per directory, at most BRANCHES of them side by side (branches.py). Workers handle them
+as a whole where they can (visits.py); memory for each: all that the parent point has of it, which
+is less than MAX_PAGES, and at most FEW entries.
+
+Of others, BY_NAME of them side by side, names are listed LISTED bytes at a time, and scanned
 SCANNED at a time (see tasks.py); what follows the last end of a page waits for the next of them.
-Memory per directory in work: its listed names, 2 * SCANNED entries, and one page, or all that the
-parent has of it, if that is less than MAX_PAGES.
+Memory for each: its listed names, 2 * SCANNED entries, and one page.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from transfer.formats.directory import decode_page
 from transfer.formats.entry import XATTRS_MAX, Entry, FileType, Root, encode_xattrs
 from transfer.formats.reference import Reference
 from transfer.pipeline import tasks
+from transfer.pipeline.branches import Branches
 from transfer.pipeline.directories import DirectoryBuilder
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.files import FileSender, Report
@@ -33,7 +35,8 @@ from transfer.pipeline.visits import ParentNodes, Storing, Visits
 from transfer.policy.globs import Globs
 from transfer.sources.base import Scanned
 
-BRANCHES = 32
+BRANCHES = 256
+BY_NAME = 32
 
 
 @dataclass
@@ -66,6 +69,7 @@ class _Directory:
     until: int
     is_mount: bool = False
     filesystem: bytes = b""
+    alone: bool = False
 
 
 class _Placed(NamedTuple):
@@ -116,7 +120,7 @@ class TreeSender:
         # What an interrupted run has read is recalled file by file.
         self._rules = options.rules._replace(builds=not sender.resumes)
         self._visits = Visits(sender, nodes, self._rules)
-        self._branches = asyncio.Semaphore(BRANCHES)
+        self._branches = Branches(group, BRANCHES, BY_NAME)
 
     async def send(self, place: Place, device: int, parent: Reference | None) -> Root:
         """Send the directory at *place*, the root of the item's PATH."""
@@ -130,20 +134,10 @@ class TreeSender:
             await directory.parent.close()
 
     async def _directory(self, directory: _Directory) -> Reference | None:
+        """In a worker as a whole, unless it finds something unusual."""
         nodes = await self._visited(directory)
-        if nodes is not None:
-            return await self._whole(directory, nodes)
-        try:
-            if directory.is_mount:
-                await self._sender.pool.call(tasks.sync_source, directory.place)
-            listing, scan = await self._sender.pool.call(tasks.look_into, directory.place)
-        except OSError as error:
-            self._unreadable(directory, error.strerror or str(error))
-            return None
-        return await self._looked_into(directory, listing, scan)
-
-    async def _whole(self, directory: _Directory, nodes: ParentNodes) -> Reference | None:
-        """In a worker, unless that finds something unusual."""
+        if nodes is None:
+            return await self._by_name(directory, None)
         place, path, until = directory.place, directory.path, directory.until
         found, storing = await self._visits.ask(Visit(place, path, until, *nodes))
         match found:
@@ -151,11 +145,25 @@ class TreeSender:
                 return await self._same(directory, found, nodes)
             case Built():
                 return await self._built(directory, found, nodes, storing)
-            case Looked(listing, scan):
-                return await self._looked_into(directory, listing, scan)
             case Unreadable(message):
                 self._unreadable(directory, message)
                 return None
+        looked = found if self._branches.has_room(directory.alone) else None
+        del found, nodes  # whoever waits for room holds nothing
+        return await self._by_name(directory, looked)
+
+    async def _by_name(self, directory: _Directory, looked: Looked | None) -> Reference | None:
+        async with self._branches.large(directory.alone) as directory.alone:
+            try:
+                if directory.is_mount:
+                    await self._sender.pool.call(tasks.sync_source, directory.place)
+                if looked is None:
+                    look = self._sender.pool.call(tasks.look_into, directory.place)
+                    looked = Looked(*await look)
+            except OSError as error:
+                self._unreadable(directory, error.strerror or str(error))
+                return None
+            return await self._looked_into(directory, *looked)
 
     def _unreadable(self, directory: _Directory, message: str) -> None:
         self._report.warn(directory.place.path, "unreadable", message)
@@ -320,16 +328,9 @@ class TreeSender:
             directory.place.child(each.name)._replace(pin=each.identity),
             joined(directory.path, each.name), device,
             _ParentCursor(self._nodes, each.before), directory.until, is_mount,
+            alone=directory.alone,
         )  # fmt: skip
-        if not self._branches.locked():
-            await self._branches.acquire()
-            task = self._group.create_task(self._send(below))
-            task.add_done_callback(lambda _: self._branches.release())
-            return task
-        # A task of its own: no recursion, however deep.
-        task = self._group.create_task(self._send(below))
-        await asyncio.wait([task])
-        return task
+        return await self._branches.start(self._send(below), directory.alone)
 
     async def _finished(self, entry: Entry) -> Entry:
         raw = encode_xattrs(entry.xattrs)

@@ -18,7 +18,8 @@ from transfer.pipeline.visit_tasks import Rules, Visit, Visited
 from transfer.pipeline.workers import Leased
 
 TOGETHER = 16
-MAX_PAGES = 2**20  # bytes of a directory's pages; one that has more is walked name by name
+MAX_PAGES = 2**17  # bytes of a directory's pages; one that has more is walked name by name
+MAX_ASKED = 2**20  # bytes of pages in one message
 
 
 class ParentNodes(NamedTuple):
@@ -52,7 +53,7 @@ class Visits:
     def __init__(self, sender: Sender, nodes: NodeReader, rules: Rules) -> None:
         self._sender, self._nodes, self._rules = sender, nodes, rules
         self._visits: Batcher[Visit, _Answer] = Batcher(
-            sender.group, self._together, _size, limit=MAX_PAGES, count=TOGETHER,
+            sender.group, self._together, _size, limit=MAX_ASKED, count=TOGETHER,
             parallel=sender.pool.lanes,
         )  # fmt: skip
 
