@@ -139,7 +139,11 @@ class Comparison:
                     tools.remove(tool)
                 finally:
                     tool.close()
+                    if work.unit == "files":
+                        _put_away(tool, number)
                     shutil.rmtree(tool.top, ignore_errors=True)
+        for path in (path for tool in self._tools for path in _that_were_put_away(tool)):
+            shutil.rmtree(path)
 
     def _one_run(self, work: Work, tool: Tool, source: Path, number: int) -> None:
         tool.reset()
@@ -172,6 +176,18 @@ def rotated(tools: list[Tool], number: int) -> list[Tool]:
 
 def _target(tool: Tool) -> Path:
     return tool.top / "restored"
+
+
+def _put_away(tool: Tool, number: int) -> None:
+    """What was restored stays until all is measured: ext4 makes a file the slower, the more of them
+    were removed within the last minutes.
+    """
+    if _target(tool).is_dir():
+        _target(tool).rename(tool.top.with_name(f"{tool.top.name}.{number}"))
+
+
+def _that_were_put_away(tool: Tool) -> list[Path]:
+    return list(tool.top.parent.glob(f"{tool.top.name}.*"))
 
 
 def _otherwise(tool: Tool, source: Path) -> list[str]:

@@ -146,3 +146,16 @@ def test_a_peer_that_fails_or_restores_something_else_is_noted_and_left_out(
 def test_where_ours_fails_the_comparison_ends(tmp_path, source):
     with pytest.raises(subprocess.CalledProcessError):
         compared(source, Copier(tmp_path, "ours", "content"), Copier(tmp_path, "other"))
+
+
+def test_trees_that_were_restored_are_removed_after_the_last_run(tmp_path, source):
+    """Before that it would make the next restore slower."""
+    seen = []
+
+    class Watched(Copier):
+        def reset(self):
+            seen.append(sorted(path.name for path in tmp_path.glob("ours.*")))
+            super().reset()
+
+    compared(source, Watched(tmp_path, "ours"), runs=3)
+    assert (seen, list(tmp_path.glob("ours*"))) == ([[], ["ours.0"], ["ours.0", "ours.1"]], [])
