@@ -117,7 +117,7 @@ def wait_for(process, top, count):
 @pytest.mark.parametrize(
     ("place", "name", "kills", "step"),
     [
-        ("near", "image-160", 3, 3), ("far", "tree-2000", 3, 8),
+        ("near", "image-160", 3, 3), ("far", "tree-4000", 3, 8),
         pytest.param("far", "image-512", 12, 3, marks=SLOW),
         pytest.param("near", "tree-8000", 12, 8, marks=SLOW),
         pytest.param("far", "image-2048", 50, 3, marks=HOURS),
