@@ -58,6 +58,10 @@ class Stored(NamedTuple):
     again: Sequence[asyncio.Future[int]]
 
 
+Storing = asyncio.Task[None] | None
+"""Ends when the vault has acknowledged it; None where nothing is to be stored."""
+
+
 class Node(NamedTuple):
     tag: int
     plain: bytes
@@ -112,7 +116,7 @@ class Sender:
             parallel=uploads, least=SMALL,
         )  # fmt: skip
         self._room, self._arrived, self._uploads = Room(UNDER_WAY), set[bytes](), uploads
-        self._seal_nodes: Batcher[Node, Reference] = Batcher(
+        self._seal_nodes: Batcher[Node, tuple[Reference, Storing]] = Batcher(
             group, self._nodes_together, lambda each: each.room, limit=2**21, count=64, parallel=4
         )
 
@@ -233,11 +237,15 @@ class Sender:
         self, tag: int, plain: bytes, children: bytes, known: frozenset[bytes] = frozenset()
     ) -> Reference:
         """Store a node whose children are stored; not sent if the parent is *known* to have it."""
-        return await self._seal_nodes.ask(
+        reference, storing = await self._seal_nodes.ask(
             Node(tag, plain, children, known if self.trust_parent else frozenset())
         )
+        if storing is not None:
+            await asyncio.shield(storing)
+        return reference
 
-    async def _nodes_together(self, nodes: list[Node]) -> list[Reference]:
+    async def _nodes_together(self, nodes: list[Node]) -> list[tuple[Reference, Storing]]:
+        """Sealed; the next ones need not wait until these are stored."""
         if self.resumes:
             nodes = await self._not_there(nodes)
 
@@ -247,8 +255,11 @@ class Sender:
 
         sealed, raw = await self.pool.run(work)
         named = [Reference(node.tag, id) for node, (id, _) in zip(nodes, sealed, strict=True)]
-        await self.nodes(raw, named, [length for _, length in sealed])
-        return named
+        lengths = [length for _, length in sealed]
+        storing = self.group.create_task(self.nodes(raw, named, lengths)) if raw else None
+        return [
+            (each, storing if length else None) for each, length in zip(named, lengths, strict=True)
+        ]
 
     async def nodes(self, raw: bytes, named: Sequence[Reference], lengths: Sequence[int]) -> None:
         """Store nodes that are sealed, whose children are stored: their frames, back to back.

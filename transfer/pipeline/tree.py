@@ -29,9 +29,9 @@ from transfer.pipeline.files import FileSender, Report
 from transfer.pipeline.grouping import Found
 from transfer.pipeline.leaf_tasks import Below, Built
 from transfer.pipeline.resume import Proofs
-from transfer.pipeline.send import Sender
+from transfer.pipeline.send import Sender, Storing
 from transfer.pipeline.visit_tasks import Looked, Rules, Same, Unreadable, Visit, joined
-from transfer.pipeline.visits import ParentNodes, Storing, Visits
+from transfer.pipeline.visits import ParentNodes, Visits
 from transfer.policy.globs import Globs
 from transfer.sources.base import Scanned
 

@@ -13,7 +13,7 @@ from transfer.pipeline.batching import Batcher
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.leaf_tasks import Built, Later
 from transfer.pipeline.pages import ParentPage
-from transfer.pipeline.send import Sender, Stored
+from transfer.pipeline.send import Sender, Stored, Storing
 from transfer.pipeline.visit_tasks import Rules, Visit, Visited
 from transfer.pipeline.workers import Leased
 
@@ -45,7 +45,6 @@ class _Nodes(NamedTuple):
             at = end
 
 
-Storing = asyncio.Task[None] | None
 _Answer = tuple[Visited | Later, Storing]
 
 
