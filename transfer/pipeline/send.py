@@ -257,9 +257,7 @@ class Sender:
         named = [Reference(node.tag, id) for node, (id, _) in zip(nodes, sealed, strict=True)]
         lengths = [length for _, length in sealed]
         storing = self.group.create_task(self.nodes(raw, named, lengths)) if raw else None
-        return [
-            (each, storing if length else None) for each, length in zip(named, lengths, strict=True)
-        ]
+        return [(each, storing) for each in named]
 
     async def nodes(self, raw: bytes, named: Sequence[Reference], lengths: Sequence[int]) -> None:
         """Store nodes that are sealed, whose children are stored: their frames, back to back.
