@@ -126,7 +126,7 @@ async def test_many_names_wait_for_no_directory_among_them(sending, top, monkeyp
     assert await kinds(sending, visits) == [Looked, Built]
 
 
-@pytest.mark.parametrize(("room", "waited"), [(3, 0), (1, 2)])
+@pytest.mark.parametrize(("room", "waited"), [(3, 0), (1, 1)])
 async def test_whoever_waits_for_room_holds_nothing_and_looks_again(
     sending, notes, top, monkeypatch, room, waited
 ):
@@ -269,3 +269,30 @@ async def test_no_node_is_sent_before_its_children_are_stored(sending, notes, to
     await sent(sending, notes, top)
     assert all(len(each) == 1 for each in sent_kinds)
     assert [min(each) for each in sent_kinds] == sorted(min(each) for each in sent_kinds)
+
+
+async def test_sealed_pages_wait_for_a_slow_vault_in_the_lanes(sending, top, vault, monkeypatch):
+    for number in range(40):
+        (top / f"{number}").mkdir()
+        for file in range(20):
+            (top / f"{number}" / f"{file}").write_bytes(os.urandom(1_500))
+    monkeypatch.setattr("transfer.pipeline.send.UNDER_WAY", 100_000)
+    monkeypatch.setattr("transfer.pipeline.visits.TOGETHER", 1)
+    store, seal, gate, sealed = vault.store, leaf_tasks.seal_leaves, asyncio.Event(), []
+
+    async def stored(session, raw):
+        await gate.wait()
+        return await store(session, raw)
+
+    def counted(lane):
+        sealed.append(lane)
+        return seal(lane)
+
+    vault.store = stored
+    monkeypatch.setattr(leaf_tasks, "seal_leaves", counted)
+    running = asyncio.create_task(sent(sending, Notes(), top))
+    await asyncio.sleep(0.5)
+    few = len(sealed)
+    gate.set()
+    _, entries, *_ = await running
+    assert (few < 15, len(sealed), len(entries)) == (True, 41, 40 * 21)

@@ -9,8 +9,9 @@ import pytest
 from tests.pipeline.conftest import Notes
 from tests.pipeline.test_tree import FOREVER, sent
 from transfer.errors import FormatError
-from transfer.pipeline import leaf_tasks, pages, tree
+from transfer.pipeline import leaf_tasks, pages, tasks, tree
 from transfer.pipeline.tree import TreeSender
+from transfer.pipeline.visits import Visits
 
 
 @pytest.fixture
@@ -132,6 +133,27 @@ async def test_of_an_unchanged_tree_no_name_comes_back(sending, notes, top, monk
     monkeypatch.setattr(TreeSender, "_part", None)
     again, *_ = await sent(sending, notes, top, parent, trusted_until=FOREVER)
     assert again == parent
+
+
+async def test_where_all_is_read_in_any_case_no_page_goes_to_a_worker(
+    sending, notes, top, monkeypatch
+):
+    for name in ("a", "b", "c"):
+        (top / name).mkdir()
+    look_into, ask, asked = tasks.look_into, Visits.ask, []
+
+    def unstamped(lane, place):
+        listing, scan = look_into(lane, place)
+        return listing._replace(is_stamped=False), scan
+
+    async def counted(visits, visit):
+        asked.append(visit)
+        return await ask(visits, visit)
+
+    monkeypatch.setattr(tasks, "look_into", unstamped)
+    monkeypatch.setattr(Visits, "ask", counted)
+    _, entries, *_ = await sent(sending, notes, top)
+    assert (len(entries), len(asked)) == (3, 1)  # the first tells
 
 
 async def test_a_directory_whose_pages_are_too_many_is_compared_by_name(

@@ -78,7 +78,7 @@ class Built(NamedTuple):
 
 
 class Later(NamedTuple):
-    """The lane has no room for it beside what it keeps."""
+    """The lane, or the answer, has no room for it beside what is before it."""
 
 
 def build(

@@ -12,10 +12,10 @@ long.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from transfer.errors import NotStored
 from transfer.formats.journal import Ids
@@ -34,7 +34,7 @@ SLOW_CALL = 2**20
 USUAL = 5  # calls under way; of more each is smaller, so that all have something to send
 SMALL = 2**18  # less than that waits for the end of another call: each costs the vault an fsync
 QUICK = 16 * 2**20  # bytes a second of one call
-UNDER_WAY = 20 * 2**20  # bytes of sealed blocks that wait for their call or its answer
+UNDER_WAY = 20 * 2**20  # bytes of sealed frames that wait for their call or its answer
 MAX_ASKED = 8192
 MAX_ARRIVED = 65536  # IDs that are remembered: equal blocks are not sent one after the other
 
@@ -120,9 +120,20 @@ class Sender:
             group, self._nodes_together, lambda each: each.room, limit=2**21, count=64, parallel=4
         )
 
+    async def under_way_with(self, size: int, work: Coroutine[Any, Any, None]) -> Storing:
+        """Begin to store so many bytes, which wait outside of a lane, once they have room."""
+        try:
+            await self._room.take(size)
+        except BaseException:
+            work.close()
+            raise
+        task = self.group.create_task(work)
+        task.add_done_callback(lambda _: self._room.give(size))
+        return task
+
     @property
     def under_way(self) -> int:
-        """Bytes of sealed blocks that the vault has not acknowledged."""
+        """Bytes of sealed frames of directories and blocks that the vault has not acknowledged."""
         return self._room.taken
 
     async def _ask_have(self, questions: list[list[bytes]]) -> list[list[bool]]:
@@ -240,8 +251,7 @@ class Sender:
         reference, storing = await self._seal_nodes.ask(
             Node(tag, plain, children, known if self.trust_parent else frozenset())
         )
-        if storing is not None:
-            await asyncio.shield(storing)
+        await arrived(storing)
         return reference
 
     async def _nodes_together(self, nodes: list[Node]) -> list[tuple[Reference, Storing]]:
@@ -288,6 +298,12 @@ class Sender:
         block_size = max(MIN_BLOCK, 1 << (len(content) - 1).bit_length())
         root = await self.node(tasks.DATA, content, b"")
         return Descriptor(len(content), block_size, FIXED, root)
+
+
+async def arrived(storing: Storing) -> None:
+    """Raises what the vault's call raised."""
+    if storing is not None:
+        await asyncio.shield(storing)
 
 
 def _parts(slot: memoryview, lengths: Sequence[int], most: int) -> Iterator[Frames]:

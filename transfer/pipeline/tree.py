@@ -22,14 +22,14 @@ from transfer.formats.directory import decode_page
 from transfer.formats.entry import XATTRS_MAX, Entry, FileType, Root, encode_xattrs
 from transfer.formats.reference import Reference
 from transfer.pipeline import tasks
-from transfer.pipeline.branches import Branches
+from transfer.pipeline.branches import Branches, Permits
 from transfer.pipeline.directories import DirectoryBuilder
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.files import FileSender, Report
 from transfer.pipeline.grouping import Found
 from transfer.pipeline.leaf_tasks import Below, Built
 from transfer.pipeline.resume import Proofs
-from transfer.pipeline.send import Sender, Storing
+from transfer.pipeline.send import Sender, Storing, arrived
 from transfer.pipeline.visit_tasks import Looked, Rules, Same, Unreadable, Visit, joined
 from transfer.pipeline.visits import ParentNodes, Visits
 from transfer.policy.globs import Globs
@@ -69,7 +69,8 @@ class _Directory:
     until: int
     is_mount: bool = False
     filesystem: bytes = b""
-    alone: bool = False
+    lent: Permits | None = None
+    """By the nearest one that it is in and that is walked by name."""
 
 
 class _Placed(NamedTuple):
@@ -148,12 +149,12 @@ class TreeSender:
             case Unreadable(message):
                 self._unreadable(directory, message)
                 return None
-        looked = found if self._branches.has_room(directory.alone) else None
+        looked = found if self._branches.is_free(directory.lent) else None
         del found, nodes  # whoever waits for room holds nothing
         return await self._by_name(directory, looked)
 
     async def _by_name(self, directory: _Directory, looked: Looked | None) -> Reference | None:
-        async with self._branches.large(directory.alone) as directory.alone:
+        async with self._branches.large(directory.lent) as directory.lent:
             try:
                 if directory.is_mount:
                     await self._sender.pool.call(tasks.sync_source, directory.place)
@@ -171,7 +172,8 @@ class TreeSender:
     async def _visited(self, directory: _Directory) -> ParentNodes | None:
         """What the parent has of a directory that a worker may compare with it."""
         trusts = self._sender.trust_parent or directory.parent.root is None
-        if directory.is_mount or not trusts:
+        is_unusual = directory.is_mount or directory.device in self.files.unstamped
+        if is_unusual or not trusts:
             return None
         return await self._visits.parent_nodes(directory.parent.root)
 
@@ -199,7 +201,7 @@ class TreeSender:
         self, directory: _Directory, found: Built, nodes: ParentNodes, storing: Storing
     ) -> Reference | None:
         branches = [(each, await self._branch(directory, each)) for each in found.below]
-        await self._visits.arrived(storing)
+        await arrived(storing)
         self._count(found)
         if not branches:
             return found.root
@@ -328,9 +330,9 @@ class TreeSender:
             directory.place.child(each.name)._replace(pin=each.identity),
             joined(directory.path, each.name), device,
             _ParentCursor(self._nodes, each.before), directory.until, is_mount,
-            alone=directory.alone,
+            lent=directory.lent,
         )  # fmt: skip
-        return await self._branches.start(self._send(below), directory.alone)
+        return await self._branches.start(self._send(below))
 
     async def _finished(self, entry: Entry) -> Entry:
         raw = encode_xattrs(entry.xattrs)

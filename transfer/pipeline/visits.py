@@ -1,6 +1,5 @@
 """Ask workers for whole directories, those that wait at the same time together."""
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -57,38 +56,40 @@ class Visits:
         )  # fmt: skip
 
     async def ask(self, visit: Visit) -> tuple[Visited, Storing]:
-        """What is built is stored, and noted, when `arrived` returns."""
+        """What is built is stored, and noted, when what is returned with it has ended."""
         while True:
             found, storing = await self._visits.ask(visit)
             if not isinstance(found, Later):
                 return found, storing
 
-    async def arrived(self, storing: Storing) -> None:
-        """Raises what the vault's call raised."""
-        if storing is not None:
-            await asyncio.shield(storing)
-
     async def _together(self, visits: list[Visit]) -> list[_Answer]:
-        async def work(worker: Leased) -> tuple[list[Visited | Later], Stored | None, _Nodes]:
+        stored: list[Stored | None] = []  # also those of a worker that died after it
+
+        async def work(worker: Leased) -> tuple[list[Visited | Later], _Nodes]:
             found = await worker.call(visit_tasks.visit, visits, self._rules)
             built = [each for each in found if isinstance(each, Built)]
             if not built:
-                return found, None, _Nodes(b"", [])
-            stored = await self._sender.blocks(worker, [id for each in built for id in each.ids])
+                return found, _Nodes(b"", [])
+            ids = [id for each in built for id in each.ids]
+            stored.append(await self._sender.blocks(worker, ids))
             sealed = await worker.call(leaf_tasks.seal_leaves)
             size = sum(length for _, length in sealed)
-            return found, stored, _Nodes(bytes(worker.slot[:size]), sealed)
+            return found, _Nodes(bytes(worker.slot[:size]), sealed)
 
-        found, stored, nodes = await self._sender.pool.run(work)
+        found, nodes = await self._sender.pool.run(work)
         built = [each for each in found if isinstance(each, Built)]
         storing = None
         if built:  # the next ones need not wait for it
-            storing = self._sender.group.create_task(self._stored(built, stored, nodes))
+            work_left = self._stored(built, stored, nodes)
+            storing = await self._sender.under_way_with(len(nodes.raw), work_left)
         return [(each, storing) for each in found]
 
-    async def _stored(self, built: Sequence[Built], stored: Stored | None, nodes: _Nodes) -> None:
+    async def _stored(
+        self, built: Sequence[Built], stored: Sequence[Stored | None], nodes: _Nodes
+    ) -> None:
         sender = self._sender
-        await sender.arrived(stored)
+        for each in stored:
+            await sender.arrived(each)
         sender.sent.bytes_read += sum(each.bytes_read for each in built)
         await sender.note([note for each in built for note in each.notes])
         for part in nodes.by_tag():
@@ -97,6 +98,8 @@ class Visits:
 
     async def parent_nodes(self, root: Reference | None) -> ParentNodes | None:
         """None where they are too large, or damaged."""
+        if root is not None and root.kind is Kind.INDEX and root.level > 1:
+            return None
         pages: list[ParentPage] = []
         indexes: set[bytes] = set()
         left, size = [root] if root is not None else [], 0
