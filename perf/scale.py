@@ -65,9 +65,10 @@ def chosen(series: Series, most: int | None, quick: bool) -> list[int]:
 
 
 def measured(series: Series, sizes: Sequence[int]) -> Iterator[Cost]:
+    """What was restored stays: ext4 makes a file the slower, the more were removed just before."""
     for size in sizes:
         series.grow(size)
-        tool = Transfer(series.top / "transfer")
+        tool = Transfer(series.top / f"transfer-{size}")
         tool.reset()
         target = tool.top / "restored"
         target.mkdir()
@@ -79,7 +80,6 @@ def measured(series: Series, sizes: Sequence[int]) -> Iterator[Cost]:
                 series.name, series.unit, size, step, took.seconds, took.cpu, took.pss,
                 metadata(tool),
             )  # fmt: skip
-        works.remove(tool.top)
 
 
 def metadata(tool: Transfer) -> int:
