@@ -22,9 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path as File
 from typing import Any
 
-from perf.bench import machine
-
 import transfer
+from perf.machine import machine
 from perf.path import FAR, Path, Shape, alone
 from perf.wire import PASSPHRASE
 from transfer.formats import credential

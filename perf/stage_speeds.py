@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from perf.loopback import through_tls
 from perf.sample import KEYS, Sample, read
 from transfer.crypto import keys
+from transfer.files.direct import aligned_room
 from transfer.formats import frame
 from transfer.formats.pack import IndexEntry, PackClass
 from transfer.pipeline.sealing import Opener, Sealer
@@ -69,7 +70,7 @@ def speeds(sample: Sample, top: Path) -> Iterator[Speed]:
         packing = Sealer(KEYS, level)
         yield client(
             f"probe and compress, {level}",
-            lambda packing=packing: [packing._pack(each) for each in sample.blocks],  # type: ignore[misc]
+            lambda packing=packing: [packing._pack(each, False) for each in sample.blocks],  # type: ignore[misc]
             BACKUP if level == "auto" else (),
         )
     yield client("encrypt", lambda: encrypt(sample), BACKUP, "sealed")
@@ -85,10 +86,10 @@ def speeds(sample: Sample, top: Path) -> Iterator[Speed]:
 
 def _vault(sample: Sample, top: Path) -> Iterator[Speed]:
     objects, packs = DirectoryObjects(top), list[OpenPack]()
-    entries = list[IndexEntry]()
+    entries, room = list[IndexEntry](), aligned_room(BATCH)
 
     def put() -> None:
-        packs.append(OpenPack(objects, KEYS.domain, PackClass.DATA))
+        packs.append(OpenPack(objects, KEYS.domain, PackClass.DATA, room))
         entries[:] = append(packs[-1], sample)
 
     def get() -> None:
