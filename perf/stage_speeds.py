@@ -12,12 +12,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from perf.loopback import through_tls
 from perf.sample import KEYS, Sample, read
 from transfer.crypto import keys
-from transfer.files.direct import aligned_room
+from transfer.files.direct import aligned_room, write_all
 from transfer.formats import frame
 from transfer.formats.pack import IndexEntry, PackClass
 from transfer.pipeline.sealing import Opener, Sealer
 from transfer.pipeline.tasks import BATCH, DATA
-from transfer.targets.zeros import write_all
 from transfer.vault.catalog import Catalog, put_frames
 from transfer.vault.copies import row_of
 from transfer.vault.objects import DirectoryObjects
@@ -170,7 +169,7 @@ def write(sample: Sample, top: Path) -> None:
     try:
         at = 0
         for block in sample.blocks:
-            write_all(fd, at, block)
+            write_all(fd, block, at)
             at += len(block)
         os.fsync(fd)
     finally:

@@ -106,7 +106,7 @@ def logged() -> Iterator[Log]:
         take(bucket, amount, now, hold)
         log.append((now, amount))
 
-    TokenBucket.take = noted  # type: ignore[method-assign]
+    TokenBucket.take = noted  # type: ignore[method-assign, assignment]
     try:
         yield log
     finally:

@@ -110,8 +110,8 @@ class _Comparison:
             ("xattrs", left.xattrs(), right.xattrs()),
         ]
         if stat.S_ISLNK(a.st_mode):
-            targets = (os.readlink(side.name, dir_fd=side.fd) for side in (left, right))
-            facts.append(("target", *targets))
+            here, there = (os.readlink(side.name, dir_fd=side.fd) for side in (left, right))
+            facts.append(("target", here, there))
         if stat.S_ISCHR(a.st_mode) or stat.S_ISBLK(a.st_mode):
             facts.append(("device", a.st_rdev, b.st_rdev))
         yield from (Difference(path, *fact) for fact in facts if fact[1] != fact[2])

@@ -54,7 +54,7 @@ def _become(
         os.dup2(errors, 2)
         os.close(errors)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        wrap.MEMORY, wrap.PASSES = keyring.MIN_MEMORY, 1  # type: ignore[misc]
+        wrap.MEMORY, wrap.PASSES = keyring.MIN_MEMORY, 1
         code = program(words)
     except SystemExit as end:
         code = end.code  # type: ignore[assignment]
