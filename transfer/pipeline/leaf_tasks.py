@@ -56,6 +56,13 @@ class Below(NamedTuple):
     identity: tuple[int, int]
     before: Reference | None
 
+    @classmethod
+    def of(cls, scanned: Scanned, before: Entry | None) -> "Below":
+        """*before* is what the parent point has under its name."""
+        root = before.content if before is not None else None
+        reference = root.reference if isinstance(root, Root) else None
+        return cls(scanned.entry.name, scanned.stat.identity, reference)
+
 
 class Built(NamedTuple):
     """*entries_open* are all entries, with their cut levels, of a directory whose pages wait for
@@ -92,8 +99,9 @@ def build(
         return None  # a damaged parent is compared as far as it goes
     if below and len(leaf.scanned) > FEW:
         return None
-    size = sum(each.size for group in groups for each in group)
-    if size > tasks.BATCH or any(map(partial(_is_unusual, block_size), chain(*groups))):
+    files = list(chain.from_iterable(groups))
+    size = sum(each.size for each in files)
+    if size > tasks.BATCH or any(map(partial(_is_unusual, block_size), files)):
         return None
     if not _has_room(lane, size):
         return Later()
@@ -102,7 +110,6 @@ def build(
     if found is None:
         return None
     lane.kept["size"] = lane.kept.get("size", 0) + size
-    files = [each for group in groups for each in group]
     for each, read in zip(files, found.files, strict=True):
         contents[each.name] = _content(lane, each, read, block_size, nodes)
     notes = notes_of(groups, found.files, partial(proof_of, proofs), block_size)
@@ -152,9 +159,7 @@ def _compared(leaf: Leaf, block_size: int) -> tuple[dict[bytes, Content], list[G
     for run, scanned in zip(runs, leaf.scanned, strict=False):
         each = Found(scanned, before.get(scanned.entry.name), run)
         if scanned.stat.type is FileType.DIRECTORY:
-            root = each.before.content if each.before is not None else None
-            reference = root.reference if isinstance(root, Root) else None
-            below.append(Below(each.name, scanned.stat.identity, reference))
+            below.append(Below.of(scanned, each.before))
         elif scanned.stat.type is not FileType.FILE:
             continue
         elif each.before is not None and each.is_unchanged(leaf.until, block_size):

@@ -251,7 +251,7 @@ class Sender:
         reference, storing = await self._seal_nodes.ask(
             Node(tag, plain, children, known if self.trust_parent else frozenset())
         )
-        await arrived(storing)
+        await acknowledged(storing)
         return reference
 
     async def _nodes_together(self, nodes: list[Node]) -> list[tuple[Reference, Storing]]:
@@ -300,7 +300,7 @@ class Sender:
         return Descriptor(len(content), block_size, FIXED, root)
 
 
-async def arrived(storing: Storing) -> None:
+async def acknowledged(storing: Storing) -> None:
     """Raises what the vault's call raised."""
     if storing is not None:
         await asyncio.shield(storing)

@@ -29,7 +29,7 @@ from transfer.pipeline.files import FileSender, Report
 from transfer.pipeline.grouping import Found
 from transfer.pipeline.leaf_tasks import Below, Built
 from transfer.pipeline.resume import Proofs
-from transfer.pipeline.send import Sender, Storing, arrived
+from transfer.pipeline.send import Sender, Storing, acknowledged
 from transfer.pipeline.visit_tasks import Looked, Rules, Same, Unreadable, Visit, joined
 from transfer.pipeline.visits import ParentNodes, Visits
 from transfer.policy.globs import Globs
@@ -201,7 +201,7 @@ class TreeSender:
         self, directory: _Directory, found: Built, nodes: ParentNodes, storing: Storing
     ) -> Reference | None:
         branches = [(each, await self._branch(directory, each)) for each in found.below]
-        await arrived(storing)
+        await acknowledged(storing)
         self._count(found)
         if not branches:
             return found.root
@@ -285,9 +285,7 @@ class TreeSender:
             before = await directory.parent.find(each.entry.name)
             pages.append(directory.parent.page)
             if each.stat.type is FileType.DIRECTORY:
-                root = before.content if before is not None else None
-                parent = root.reference if isinstance(root, Root) else None
-                below = Below(each.entry.name, each.stat.identity, parent)
+                below = Below.of(each, before)
                 branches.append((each, await self._branch(directory, below)))
             elif each.stat.type is FileType.FILE:
                 files.append(Found(each, before, run))

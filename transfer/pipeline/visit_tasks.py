@@ -184,8 +184,7 @@ def _is_same(each: Scanned, before: Entry | None, until: int, block_size: int, s
     elif each.stat.type is FileType.DIRECTORY:
         if not isinstance(before.content, Root):
             return False
-        below = Below(before.name, each.stat.identity, before.content.reference)
-        same.below.append(below)
+        same.below.append(Below.of(each, before))
     if each.cut:
         same.cuts[before.name] = each.cut
     return True
