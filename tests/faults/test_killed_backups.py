@@ -38,7 +38,6 @@ HOURS = [pytest.mark.hours, pytest.mark.timeout(1200)]
 def sources():
     """Small ones, and what the promise is about: an image of 2 GiB, and a tree."""
     top = Path(tempfile.mkdtemp(prefix="transfer-kills-"))
-    space(top, 8 << 30)
 
     def make(name):
         path = top / name
@@ -49,6 +48,7 @@ def sources():
             else:
                 trees.many_files(path, int(size))
                 trees.image(path / "large", int(size) * MIB // 50)
+            space(path, 3 * size_of(path))
             time.sleep(SETTLE)
         return path
 

@@ -46,6 +46,7 @@ class Stored:
             else:
                 trees.many_files(path, int(size))
                 trees.image(path / "large", int(size) * MIB // 50)
+            space(path, 3 * written(path))
             self.items[name] = path, self.shell("backup", name, path)["bytes_stored"]
         return self.items[name]
 
@@ -58,7 +59,6 @@ class Stored:
 @pytest.fixture(scope="module")
 def stored():
     top = Path(tempfile.mkdtemp(prefix="transfer-kills-"))
-    space(top, 8 << 30)
     with narrow() as is_narrow:
         stored = Stored(top, is_narrow)
         yield stored
