@@ -96,7 +96,7 @@ class Tag(IntEnum):
     CONTENT_ID = 131
 
 
-_SIZES = {
+_SIZES: dict[int, tuple[int, int]] = {
     Tag.INLINE: (0, INLINE_MAX), Tag.STREAM: (DESCRIPTOR_SIZE, DESCRIPTOR_SIZE),
     Tag.SLICE: (_SLICE.size, _SLICE.size), Tag.ROOT: (2, 2), Tag.TARGET: (1, 4095),
     Tag.XATTRS: (1, XATTRS_MAX), Tag.XATTR_STREAM: (DESCRIPTOR_SIZE, DESCRIPTOR_SIZE),
@@ -104,6 +104,8 @@ _SIZES = {
     Tag.USER: (1, MAX_ENTRY), Tag.GROUP: (1, MAX_ENTRY), Tag.HANDLE: (1, 255),
     Tag.CONTENT_ID: (CONTENT_ID_SIZE, CONTENT_ID_SIZE),
 }  # fmt: skip
+_ANY_SIZE = 0, MAX_ENTRY
+_TEXTS = {Tag.TARGET, Tag.USER, Tag.GROUP}
 _ANY = {Tag.XATTRS, Tag.XATTR_STREAM, Tag.USER, Tag.GROUP, Tag.HANDLE}
 _CONTENTS = {Tag.INLINE, Tag.STREAM, Tag.SLICE, Tag.ROOT}
 _TAGS_OF = {
@@ -115,6 +117,8 @@ _TAGS_OF = {
     FileType.BLOCK: {Tag.DEVICE, Tag.LINK_GROUP},
     FileType.DISK: {Tag.STREAM, Tag.SPARSE},
 }
+_ALLOWED = {type: tags | _ANY for type, tags in _TAGS_OF.items()}
+_TYPES = {int(type): type for type in FileType}
 _NEEDS_ONE_OF = {
     FileType.FILE: _CONTENTS, FileType.DIRECTORY: _CONTENTS, FileType.DISK: _CONTENTS,
     FileType.SYMLINK: {Tag.TARGET},
@@ -190,12 +194,12 @@ def _check_mode(name: bytes, mode: int) -> None:
 
 def _check_fields(type: FileType, name: bytes, fields: dict[int, bytes]) -> None:
     """Raise FormatError unless sizes hold and the fields are those that *type* has."""
-    known = {tag for tag in fields if tag in _SIZES}
-    for tag in known:
-        low, high = _SIZES[Tag(tag)]
-        if not low <= len(fields[tag]) <= high:
-            raise FormatError(f"entry {name!r}: {Tag(tag).name} has {len(fields[tag])} bytes")
-    if not known <= _TAGS_OF[type] | _ANY:
+    for tag, value in fields.items():
+        low, high = _SIZES.get(tag, _ANY_SIZE)
+        if not low <= len(value) <= high:
+            raise FormatError(f"entry {name!r}: {Tag(tag).name} has {len(value)} bytes")
+    known = fields.keys() & _SIZES.keys()
+    if not known <= _ALLOWED[type]:
         raise FormatError(f"entry {name!r} has a field that a {type.name.lower()} cannot have")
     if type in _NEEDS_ONE_OF and len(known & _NEEDS_ONE_OF[type]) != 1:
         raise FormatError(f"entry {name!r} does not have one content")
@@ -203,7 +207,7 @@ def _check_fields(type: FileType, name: bytes, fields: dict[int, bytes]) -> None
         raise FormatError(f"entry {name!r} has the ID of a slice's content and no slice")
     if {Tag.XATTRS, Tag.XATTR_STREAM} <= known:
         raise FormatError(f"entry {name!r} has extended attributes twice")
-    if any(b"\0" in fields.get(tag, b"") for tag in (Tag.TARGET, Tag.USER, Tag.GROUP)):
+    if any(0 in fields[tag] for tag in known & _TEXTS):
         raise FormatError(f"entry {name!r} has a NUL in a name")
     if fields.get(Tag.DEVICE) == bytes(_DEVICE.size):
         raise FormatError(f"entry {name!r} writes out a device that is left out")
@@ -233,10 +237,10 @@ def decode(raw: bytes, at: int, children: Sequence[Reference]) -> tuple[Entry, i
             name, type, mode, uid, gid, seconds * NS + ns, changed * NS + changed_ns,
             _content(fields, children),
             fields.get(Tag.TARGET, b""),
-            decode_xattrs(fields.get(Tag.XATTRS, b"")),
+            decode_xattrs(fields[Tag.XATTRS]) if Tag.XATTRS in fields else (),
             _optional_stream(fields, children),
             fields.get(Tag.LINK_GROUP, b""),
-            _DEVICE.unpack(fields.get(Tag.DEVICE, bytes(_DEVICE.size))),
+            _DEVICE.unpack(fields[Tag.DEVICE]) if Tag.DEVICE in fields else (0, 0),
             Tag.SPARSE in fields,
             fields.get(Tag.USER, b""), fields.get(Tag.GROUP, b""), fields.get(Tag.HANDLE, b""),
         ),
@@ -245,14 +249,11 @@ def decode(raw: bytes, at: int, children: Sequence[Reference]) -> tuple[Entry, i
 
 
 def _type(name: bytes, number: int) -> FileType:
-    try:
-        return FileType(number)
-    except ValueError:
-        if not number:
-            raise FormatError(f"entry {name!r} has no type") from None
-        raise NewerFormat(
-            f"entry {name!r} has type {number}", "use a newer version of transfer"
-        ) from None
+    if number in _TYPES:
+        return _TYPES[number]
+    if not number:
+        raise FormatError(f"entry {name!r} has no type")
+    raise NewerFormat(f"entry {name!r} has type {number}", "use a newer version of transfer")
 
 
 def _split_fields(raw: bytes, at: int, end: int) -> dict[int, bytes]:
