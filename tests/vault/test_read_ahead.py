@@ -5,22 +5,26 @@ import os
 import pytest
 
 from transfer.files.direct import SECTOR, aligned_room
-from transfer.formats.pack import PackClass, PackHeader
+from transfer.formats.pack import PackClass, PackHeader, class_of
 from transfer.formats.reference import Kind, tag_of
 from transfer.vault.objects import DirectoryObjects
 from transfer.vault.read_ahead import read_ahead
 from transfer.vault.schema import FrameRow, State
 
-DATA, KIB = tag_of(Kind.DATA), 1024
-DOMAIN, PACK, OTHER = b"d" * 16, b"p" * 16, b"q" * 16
+DATA, PAGE, KIB = tag_of(Kind.DATA), tag_of(Kind.PAGE), 1024
+DOMAIN, PACK, OTHER, NODES = b"d" * 16, b"p" * 16, b"q" * 16, b"n" * 16
 SIZE = 3 * 2**20 + 77
 
 
 @pytest.fixture
 def objects(tmp_path):
     objects = DirectoryObjects(tmp_path)
-    for pack in (PACK, OTHER):
-        path = objects.pack_path(PackHeader(DOMAIN, PackClass.DATA, pack))
+    for pack, pack_class in (
+        (PACK, PackClass.DATA),
+        (OTHER, PackClass.DATA),
+        (NODES, PackClass.METADATA),
+    ):
+        path = objects.pack_path(PackHeader(DOMAIN, pack_class, pack))
         path.parent.mkdir(parents=True)
         path.write_bytes(pack[:1] + os.urandom(SIZE - 1))
     return objects
@@ -43,7 +47,7 @@ def row(offset, length, pack=PACK, tag=DATA):
 
 
 def content(objects, each):
-    path = objects.pack_path(PackHeader(DOMAIN, PackClass.DATA, each.pack))
+    path = objects.pack_path(PackHeader(DOMAIN, class_of(each.tag), each.pack))
     return path.read_bytes()[each.offset : each.offset + each.length]
 
 
@@ -80,12 +84,31 @@ def test_the_last_frame_of_a_pack_ends_anywhere(objects):
     "rows",
     [
         [row(44, 10 * KIB), row(60 * KIB, KIB)],
-        [row(44, 500 * KIB, tag=tag_of(Kind.PAGE))],
+        [row(44, 300 * KIB, NODES, PAGE), row(300 * KIB + 44, KIB, NODES, PAGE)],
+    ],
+    ids=["small", "nodes"],
+)
+def test_small_runs_and_nodes_come_from_the_page_cache(objects, trips, monkeypatch, rows):
+    flags, opened = [], os.open
+
+    def heard(path, how, *others, **named):
+        flags.append(how)
+        return opened(path, how, *others, **named)
+
+    monkeypatch.setattr(os, "open", heard)
+    assert len(ahead(objects, *rows)) == 2
+    assert len(trips) == len(flags) == 1
+    assert not flags[0] & os.O_DIRECT
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
         [row(44, 500 * KIB, b"gone" * 4)],
         [row(SIZE - 1000, 500 * KIB)],
         [row(0, 2 * 2**20)],
     ],
-    ids=["small", "nodes", "no such pack", "cut short", "larger than the room"],
+    ids=["no such pack", "cut short", "larger than the room"],
 )
 def test_all_else_is_left_to_others(objects, rows):
     found = read_ahead(objects, rows, aligned_room(2**20))

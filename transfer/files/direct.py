@@ -32,9 +32,10 @@ def write_all(descriptor: int, raw: bytes | memoryview, offset: int) -> None:
 
 
 @contextmanager
-def open_direct(path: Path) -> Iterator[int]:
-    """A descriptor to read whole sectors with. Raises OSError, also where that is not possible."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | _DIRECT)
+def opened_to_read(path: Path, direct: bool) -> Iterator[int]:
+    """A descriptor; a *direct* one reads whole sectors. Raises OSError, also where it cannot."""
+    around = _DIRECT if direct else 0
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | around)
     try:
         yield descriptor
     finally:

@@ -1,7 +1,7 @@
-"""Reading what a fetch asks for in few trips to the disk, around the page cache.
+"""Reading what a fetch asks for in few trips to the disk.
 
-Frames that lie one behind the other in a pack are read together, as a restore asks for them. Nodes
-and small runs are not: the page cache serves them better.
+Frames that lie one behind the other in a pack are read together, as a restore asks for them; around
+the page cache, which serves only nodes and small runs better.
 """
 
 import os
@@ -10,10 +10,10 @@ from contextlib import suppress
 from itertools import groupby
 from typing import NamedTuple
 
-from transfer.files.direct import SECTOR, open_direct
-from transfer.formats.pack import PackClass, PackHeader, class_of
+from transfer.files.direct import SECTOR, opened_to_read
+from transfer.formats.pack import PackHeader, class_of
 from transfer.vault.objects import DirectoryObjects
-from transfer.vault.schema import FrameRow
+from transfer.vault.schema import METADATA_FROM, FrameRow
 
 _LEAST = 2**17  # bytes of a run
 _GAP = 2**16  # bytes that are read in vain rather than to go to the disk twice
@@ -33,30 +33,29 @@ class _Run(NamedTuple):
         return self.rows[-1].offset + self.rows[-1].length
 
     @property
-    def worth_it(self) -> bool:
-        return self.end - self.start >= _LEAST
+    def is_large(self) -> bool:
+        """Whether the page cache costs more than it serves."""
+        return self.rows[0].tag < METADATA_FROM and self.end - self.start >= _LEAST
 
 
 def read_ahead(
     objects: DirectoryObjects, rows: Iterable[FrameRow], room: memoryview
 ) -> dict[Place, bytes]:
-    """What stands at the places of those of *rows* that are worth it; nothing of it is checked.
+    """What stands at the places of *rows*; nothing of it is checked.
 
     *room* is aligned memory, whatever it holds. What cannot be read is left out.
     """
     found: dict[Place, bytes] = {}
-    data = sorted(
-        (row for row in rows if class_of(row.tag) is PackClass.DATA),
-        key=lambda row: (row.pack, row.offset),
-    )
-    for _, in_pack in groupby(data, key=lambda row: row.pack):
-        runs = [run for run in _runs(in_pack, len(room)) if run.worth_it]
-        if runs:
-            first = runs[0].rows[0]
-            path = objects.pack_path(PackHeader(first.domain, PackClass.DATA, first.pack))
-            with suppress(OSError), open_direct(path) as descriptor:
-                for run in runs:
-                    found.update(_read(descriptor, run, room))
+    in_order = sorted(rows, key=lambda row: (row.pack, row.offset))
+    for pack, in_pack in groupby(in_order, key=lambda row: row.pack):
+        runs = list(_runs(in_pack, len(room)))
+        first = runs[0].rows[0]
+        path = objects.pack_path(PackHeader(first.domain, class_of(first.tag), pack))
+        for is_large in (True, False):
+            if some := [run for run in runs if run.is_large is is_large]:
+                with suppress(OSError), opened_to_read(path, is_large) as descriptor:
+                    for run in some:
+                        found.update(_read(descriptor, run, room))
     return found
 
 
