@@ -160,7 +160,7 @@ def test_what_comes_back_otherwise_is_named_and_ends_with_65(tree, tmp_path, kin
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setattr("tempfile.tempdir", None)
     (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr(targets, "set_metadata", lambda inode, entry, owner: [])
+    monkeypatch.setattr(targets, "set_metadata", lambda *_: [])
     monkeypatch.setattr(write_tasks, "write_image", lambda lane, held, frames, holes: [])
     path = tree if kind == "tree" else tree / "deep" / "large"
     code, out, errors = forked(["try", str(path), "--workers", "0", "--json"])

@@ -79,7 +79,7 @@ class Restore:
     def file(self, target, depth):
         temporary = target.create_file(self.places[depth], b"file", 6)
         target.write(self.places[depth], temporary, 0, b"public")
-        target.finish_file(self.places[depth], temporary, b"file", entry(b"file"), replace=True)
+        target.finish_file(self.places[depth], temporary, entry(b"file"), replace=True)
         self.files[depth] = target.exists(self.places[depth], b"file").identity
 
     def symlink(self, target, depth):
@@ -187,7 +187,7 @@ def test_what_was_linked_meanwhile_is_not_finished(root, place):
     temporary = target.create_file(place, b"setuid", 1)
     os.link(os.path.join(root, temporary), os.path.join(root, b"kept"))
     with pytest.raises(TargetRefused):
-        target.finish_file(place, temporary, b"setuid", entry(b"setuid"))
+        target.finish_file(place, temporary, entry(b"setuid"))
     assert os.lstat(os.path.join(root, b"kept")).st_mode & 0o7777 == 0o600
     target.close()
 

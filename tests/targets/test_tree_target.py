@@ -40,7 +40,7 @@ def restore(target, place, wanted, content=b"", **options):
     if content:
         target.write(place, temporary, 0, content)
     try:
-        return target.finish_file(place, temporary, wanted.name, wanted, **options)
+        return target.finish_file(place, temporary, wanted, **options)
     except OSError:
         target.discard(place, temporary)
         raise
@@ -226,7 +226,7 @@ def test_a_temporary_file_that_was_swapped_is_not_written(root, target, place, p
     with pytest.raises((TargetRefused, OSError)):
         other.write(place, temporary, 0, b"new")
     with pytest.raises(TargetRefused):  # the one that made it writes into what it made
-        target.finish_file(place, temporary, b"name", entry())
+        target.finish_file(place, temporary, entry())
     assert read(victim) == b"victim"
     other.close()
 
@@ -236,7 +236,7 @@ def test_another_worker_goes_on(root, target, place, path):
     target.write(place, temporary, 0, b"one")
     other = TreeTarget(root)
     other.write(place, temporary, 3, b"two")
-    assert other.finish_file(place, temporary, b"name", entry()) == []
+    assert other.finish_file(place, temporary, entry()) == []
     assert read(path(b"name")) == b"onetwo"
     other.close()
 
@@ -248,7 +248,7 @@ def test_holes_stay_holes_and_zeros_stay_zeros(target, place, path):
     for name, sparse in ((b"holes", True), (b"zeros", False)):
         temporary = target.create_file(place, name, size)
         target.write(place, temporary, 0, memoryview(content), sparse=sparse)
-        target.finish_file(place, temporary, name, entry(name))
+        target.finish_file(place, temporary, entry(name))
         assert read(path(name)) == content
     target.sync(place)
     assert os.lstat(path(b"holes")).st_blocks * 512 < 65536
@@ -259,7 +259,7 @@ def test_a_hole_covers_what_an_earlier_try_wrote(target, place, path):
     temporary = target.create_file(place, b"name", 20000)
     target.write(place, temporary, 0, b"x" * 20000)
     target.write(place, temporary, 100, bytes(15000), sparse=True)
-    target.finish_file(place, temporary, b"name", entry())
+    target.finish_file(place, temporary, entry())
     assert read(path(b"name")) == b"x" * 100 + bytes(15000) + b"x" * 4900
 
 

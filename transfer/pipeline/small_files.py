@@ -99,7 +99,7 @@ def _files(unit: Unit, frames: Iterator[FrameAt]) -> list[Small]:
     taken = [next(frames) for _ in unit.pieces]
     return [
         Small(
-            each.entry, each.entry.size, inline(each.entry.content), frames_of(each, taken),
+            each.entry, inline(each.entry.content), frames_of(each, taken),
             tuple(each.zeros), each.wanted.replace,
             each.wanted.there if each.needs_block() else None,
         ) for each in unit.files

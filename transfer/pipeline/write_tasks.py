@@ -89,7 +89,6 @@ class Small(NamedTuple):
     """
 
     entry: Entry
-    size: int
     inline: bytes | None
     frames: tuple[FrameAt, ...]
     holes: tuple[tuple[int, int], ...]
@@ -156,7 +155,7 @@ def _written(lane: Lane[WriteTools], place: Place, entry: Entry, failed: list[st
 def _write_one(
     lane: Lane[WriteTools], place: Place, file: Small, opened: "OpenedFrames"
 ) -> Written:
-    target, name = lane.tools.target, file.entry.name
+    target = lane.tools.target
     pieces, damaged = _pieces(file, opened)
     if damaged:
         return Written(damaged=tuple(damaged))
@@ -164,17 +163,7 @@ def _write_one(
         kept = _kept(lane, place, file.entry, file.there, pieces)
         if kept is not None or not file.replace:
             return kept or Written(stays=True)
-    temporary = target.create_file(place, name, file.size)
-    try:
-        for offset, content in pieces:
-            target.write(place, temporary, offset, content, file.entry.sparse)
-        if not file.entry.sparse:
-            for offset, length in file.holes:
-                target.allocate(place, temporary, offset, length)
-        failed = target.finish_file(place, temporary, name, file.entry, file.replace)
-    except BaseException:
-        target.discard(place, temporary)
-        raise
+    failed = target.write_file(place, file.entry, pieces, file.holes, file.replace)
     return _written(lane, place, file.entry, failed)
 
 
@@ -231,12 +220,18 @@ class OpenedFrames:
             block = block[start : start + size]
         return block if block is not None and len(block) == size else None
 
-    def _opened(self, frame: FrameAt) -> bytes | None:
+    def node(self, frame: FrameAt) -> tuple[bytes, bytes] | None:
+        """(plaintext, child list) of a node; None for what is missing or does not open."""
         raw = self._lane.slot[frame.at : frame.at + frame.length]
         try:
-            return self._lane.tools.opener.open(raw, frame.piece.reference)[2]
+            _, children, plain = self._lane.tools.opener.open(raw, frame.piece.reference)
         except IntegrityError:
             return None
+        return plain, children
+
+    def _opened(self, frame: FrameAt) -> bytes | None:
+        node = self.node(frame)
+        return node and node[0]
 
 
 def create_large(
@@ -278,7 +273,7 @@ def finish_large(
 
     def finish() -> Written:
         try:
-            failed = target.finish_file(place, temporary, entry.name, entry, replace)
+            failed = target.finish_file(place, temporary, entry, replace)
         except BaseException as error:
             give_up = target.leave if may_pass(error) else target.discard
             give_up(place, temporary)

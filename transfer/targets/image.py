@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from transfer.errors import NotFound, TargetRefused, TargetUnusable
+from transfer.files.directories import identity
 from transfer.files.metadata import anchored
 from transfer.files.system import read_from_disk
 from transfer.targets import target_errors, unfinished
@@ -48,7 +49,7 @@ class ImageTarget:
     def _name(self, temporary: bytes) -> None:
         key, name = key_of(temporary), os.path.basename(self.path)
         try:
-            publish(self.directory, self.fd, temporary, name, replace=False)
+            publish(self.directory, identity(self.fd), temporary, name, replace=False)
         except FileExistsError as error:
             raise _exists(self.path) from error
         self.temporary = None
@@ -146,7 +147,7 @@ def _open_new(path: bytes, size: int, key: bytes) -> ImageTarget:
     try:
         adopted = (unfinished.adopt(directory, each, size) for each in _leftovers(directory, key))
         found = next(filter(None, adopted), None)
-        temporary, fd = found or unfinished.create(directory, size, key)
+        temporary, fd = found or unfinished.create_sized(directory, size, key)
     except BaseException:
         os.close(directory)
         raise

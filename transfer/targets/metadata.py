@@ -20,18 +20,23 @@ _OTHERS_WRITE = modes.S_IWGRP | modes.S_IWOTH
 _NO_XATTR = _FORBIDDEN | {errno.ENOSPC, errno.E2BIG, errno.ERANGE, errno.ENODATA}
 
 
-def set_metadata(inode: Inode, entry: Entry, owner: str) -> list[str]:
+def set_metadata(
+    inode: Inode, entry: Entry, owner: str, found: os.stat_result | None = None
+) -> list[str]:
     """Set owner, xattrs and ACLs, mode, times, in this order; the codes of what was not allowed.
 
     The codes are "owner", "xattr", "acl", "mode" and "times". setuid and setgid are left out
     unless the file belongs to whom they are about: they would give away somebody else's rights.
+    *found* is what the inode has, where that is known.
     """
-    failed = []
-    if owner != "none" and not _set_owner(inode, entry, owner):
-        failed.append("owner")
+    found = found or os.stat(inode)
+    failed, ids = [], (found.st_uid, found.st_gid)
+    if owner != "none":
+        wanted = _wanted_owner(entry, owner)
+        ids = _owner_after(inode, wanted, ids)
+        failed += ["owner"] if ids != wanted else []
     failed += _set_xattrs(inode, entry)
-    found = os.stat(inode)
-    if entry.type is not FileType.SYMLINK and not _set_mode(inode, entry, owner, found):
+    if entry.type is not FileType.SYMLINK and not _set_mode(inode, entry, owner, ids):
         failed.append("mode")
     if not _set_times(inode, found.st_atime_ns, entry.mtime):
         failed.append("times")
@@ -66,14 +71,14 @@ def _wanted_owner(entry: Entry, owner: str) -> tuple[int, int]:
     return _uid(entry.user, entry.uid), _gid(entry.group, entry.gid)
 
 
-def _set_owner(inode: Inode, entry: Entry, owner: str) -> bool:
-    uid, gid = _wanted_owner(entry, owner)
-    if _allowed_chown(inode, uid, gid):
-        return True
+def _owner_after(inode: Inode, wanted: tuple[int, int], ids: tuple[int, int]) -> tuple[int, int]:
+    """The (uid, gid) that it has once it was to get those *wanted*, having had *ids*."""
+    if ids == wanted or _allowed_chown(inode, *wanted):
+        return wanted
     # The group alone may be one of the caller's, and the owner already right.
-    _allowed_chown(inode, -1, gid)
+    _allowed_chown(inode, -1, wanted[1])
     found = os.stat(inode)
-    return (found.st_uid, found.st_gid) == (uid, gid)
+    return found.st_uid, found.st_gid
 
 
 def _allowed_chown(inode: Inode, uid: int, gid: int) -> bool:
@@ -126,9 +131,9 @@ def _inherited_acls(inode: Inode, wanted: dict[bytes, bytes]) -> list[bytes]:
     return [name for name in ACLS if name in present and name not in wanted]
 
 
-def _set_mode(inode: Inode, entry: Entry, owner: str, found: os.stat_result) -> bool:
+def _set_mode(inode: Inode, entry: Entry, owner: str, ids: tuple[int, int]) -> bool:
     try:
-        os.chmod(inode, _mode_for(entry, found.st_uid, found.st_gid, owner))
+        os.chmod(inode, _mode_for(entry, *ids, owner))
     except OSError as error:
         if error.errno not in _FORBIDDEN:
             raise

@@ -6,7 +6,7 @@ import secrets
 from functools import lru_cache
 
 from transfer.errors import TargetRefused
-from transfer.files.metadata import anchored, stat_at, to_stat
+from transfer.files.metadata import anchored, stat_at
 from transfer.files.system import boot_id, rename_new
 
 TEMPORARY = b".transfer-"
@@ -75,13 +75,15 @@ def link(anchor: int, fd: int, name: bytes) -> None:
     os.link(anchored(anchor), name, dst_dir_fd=fd, follow_symlinks=True)
 
 
-def publish(fd: int, inode: int, temporary: bytes, name: bytes, replace: bool) -> None:
-    """Move *temporary*, which must be *inode*, to *name*; it stays where that fails."""
+def publish(fd: int, inode: tuple[int, int], temporary: bytes, name: bytes, replace: bool) -> None:
+    """Move *temporary*, which must be *inode* (device, number), to *name*; it stays where that
+    fails.
+    """
     if replace:
         os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
     else:
         _rename_new(fd, temporary, name)
-    if stat_at(fd, name).identity != to_stat(os.fstat(inode)).identity:
+    if stat_at(fd, name).identity != inode:
         raise TargetRefused(
             f"{name.decode(errors='backslashreplace')} was replaced while it was restored"
         )

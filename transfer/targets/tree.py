@@ -9,7 +9,7 @@ import errno
 import os
 import stat as modes
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from transfer.errors import TargetRefused
@@ -114,7 +114,7 @@ class TreeTarget:
         With a *key* another process may go on with it, if this one dies.
         """
         with self._directory(place, name) as fd:
-            temporary, file = unfinished.create(fd, length, key)
+            temporary, file = unfinished.create_sized(fd, length, key)
             self._keep(place, temporary, file)
             return temporary
 
@@ -123,15 +123,7 @@ class TreeTarget:
     ) -> None:
         """Write all of *view*; with *sparse*, aligned pages of zeros become holes."""
         with target_errors(_path_of(place, temporary)):
-            file = self.descriptor(place, temporary)
-            content = memoryview(view)
-            if not sparse:
-                return write_all(file, content, offset)
-            for start, end, is_zero in runs(bytes(content), offset):
-                if is_zero:
-                    make_hole(file, offset + start, end - start)
-                else:
-                    write_all(file, content[start:end], offset + start)
+            _write(self.descriptor(place, temporary), offset, view, sparse)
 
     def clear(self, place: Place, temporary: bytes, offset: int, length: int) -> None:
         """Make *length* zeros of what stands there."""
@@ -183,26 +175,48 @@ class TreeTarget:
         return found[0]
 
     def finish_file(
-        self, place: Place, temporary: bytes, name: bytes, entry: Entry, replace: bool = False
+        self, place: Place, temporary: bytes, entry: Entry, replace: bool = False
     ) -> list[str]:
         """Set the metadata and give the file its name; the codes of what was not allowed.
 
         Where that fails, the file is to be left or discarded.
         """
-        with self._directory(place, name) as fd:
+        with self._directory(place, entry.name) as fd:
             file = self.descriptor(place, temporary)
             try:
-                if os.fstat(file).st_nlink != 1:  # by another name it would be somebody else's too
-                    raise TargetRefused(f"{_shown(place, temporary)} was linked or removed")
-                failed = set_metadata(file, entry, self._owner)
-                publish(fd, file, temporary, name, replace)
+                return self._finished(fd, file, temporary, entry, replace)
             except BaseException:
                 with suppress(OSError):
                     unfinished.take_back(file)
                 raise
             finally:
                 self._forget(place, temporary)
-            return failed
+
+    def write_file(
+        self, place: Place, entry: Entry, pieces: Sequence[tuple[int, bytes]],
+        zeros: Sequence[tuple[int, int]], replace: bool,
+    ) -> list[str]:  # fmt: skip
+        """Make a file of *pieces*, (offset, content), and *zeros*, (offset, length), which are all
+        of it; the codes of what was not allowed. Nothing is left of it where that fails.
+        """
+        with self._directory(place, entry.name) as fd:
+            temporary, file = unfinished.create(fd)
+            try:
+                with _removed(fd, temporary):
+                    _fill(file, entry, pieces, zeros)
+                    return self._finished(fd, file, temporary, entry, replace)
+            finally:
+                os.close(file)
+
+    def _finished(
+        self, fd: int, file: int, temporary: bytes, entry: Entry, replace: bool
+    ) -> list[str]:
+        found = os.fstat(file)
+        if found.st_nlink != 1:  # by another name it would be somebody else's too
+            raise TargetRefused(f"{_text(temporary)} was linked or removed")
+        failed = set_metadata(file, entry, self._owner, found)
+        publish(fd, (found.st_dev, found.st_ino), temporary, entry.name, replace)
+        return failed
 
     @contextmanager
     def existing_file(self, place: Place, name: bytes, stat: Stat) -> Iterator[int]:
@@ -271,7 +285,7 @@ class TreeTarget:
             temporary = temporary_name()
             link(anchor, fd, temporary)
             with _removed(fd, temporary):
-                publish(fd, anchor, temporary, name, replace)
+                publish(fd, identity, temporary, name, replace)
 
     @contextmanager
     def _directory(self, place: Place, name: bytes) -> Iterator[int]:
@@ -284,7 +298,7 @@ class TreeTarget:
             if stat.type is not entry.type or stat.nlink != 1:
                 raise TargetRefused(f"{_text(temporary)} was replaced")
             failed = set_metadata(anchored(anchor), entry, self._owner)
-            publish(fd, anchor, temporary, entry.name, replace)
+            publish(fd, stat.identity, temporary, entry.name, replace)
             return failed
 
     def descriptor(self, place: Place, temporary: bytes) -> int:
@@ -310,6 +324,29 @@ class TreeTarget:
         file = self._files.pop((place, temporary), None)
         if file is not None:
             os.close(file)
+
+
+def _write(file: int, offset: int, view: Buffer, sparse: bool) -> None:
+    content = memoryview(view)
+    if not sparse:
+        return write_all(file, content, offset)
+    for start, end, is_zero in runs(bytes(content), offset):
+        if is_zero:
+            make_hole(file, offset + start, end - start)
+        else:
+            write_all(file, content[start:end], offset + start)
+
+
+def _fill(
+    file: int, entry: Entry, pieces: Sequence[tuple[int, bytes]], zeros: Sequence[tuple[int, int]]
+) -> None:
+    if entry.sparse:
+        os.ftruncate(file, entry.size)
+    for offset, content in pieces:
+        _write(file, offset, content, entry.sparse)
+    if not entry.sparse:
+        for offset, length in zeros:
+            os.posix_fallocate(file, offset, length)
 
 
 @contextmanager

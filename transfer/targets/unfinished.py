@@ -14,13 +14,18 @@ from transfer.targets.names import UNFINISHED, is_abandoned, key_of, temporary_n
 FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
-def create(fd: int, length: int, key: bytes = b"") -> tuple[bytes, int]:
+def create(fd: int, key: bytes = b"") -> tuple[bytes, int]:
     """The temporary name and a descriptor of a new file, empty and for the caller alone.
 
     With a *key* another process may go on with it, if this one dies.
     """
     temporary = temporary_name(key)
-    file = os.open(temporary, FLAGS | os.O_CREAT | os.O_EXCL, UNFINISHED, dir_fd=fd)
+    return temporary, os.open(temporary, FLAGS | os.O_CREAT | os.O_EXCL, UNFINISHED, dir_fd=fd)
+
+
+def create_sized(fd: int, length: int, key: bytes) -> tuple[bytes, int]:
+    """As `create`, of *length* bytes."""
+    temporary, file = create(fd, key)
     try:
         os.ftruncate(file, length)
     except BaseException:
