@@ -168,8 +168,8 @@ class _Run:
                     in_place = one_image and not is_directory
                     path = target if in_place else os.path.join(target, entry.name)
                     await self._image(pool, nodes, entry, path, overwrite, mark)
-                everything = not (options.paths or options.include)
-                choice = ReceiveOptions(overwrite, selection, self.listed.id, everything)
+                selected = selection if options.paths or options.include else None
+                choice = ReceiveOptions(overwrite, selected, self.listed.id)
                 await self._trees(pool, nodes, entries, Place(target), choice, group, mark)
         self._unmatched(selection)
         return self._result()

@@ -6,6 +6,7 @@ that does not, and gives the next.
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -143,29 +144,44 @@ class NodeReader:
         With *damaged*, pages that cannot be read are named there and left out. IDs of the
         indexes on the way are put into *indexes*.
         """
-        left = [root] if root is not None else []
+        if root is None:
+            return
         last = b""
+        async with aclosing(self.pages(root, damaged, indexes)) as pages:
+            async for reference in pages:
+                try:
+                    page = decode_page(*await self.load(reference))
+                except (FrameMissing, FormatError) as error:
+                    if damaged is None:
+                        raise
+                    damaged.append(str(error))
+                    continue
+                for entry in page:
+                    if entry.name <= last:
+                        raise FormatError(f"{reference}: pages of a directory are out of order")
+                    last = entry.name
+                    yield entry, reference
+
+    async def pages(
+        self, root: Reference, damaged: list[str] | None = None, indexes: set[bytes] | None = None
+    ) -> AsyncGenerator[Reference, None]:
+        """The pages of a directory in order; *damaged* and *indexes* as above."""
+        left = [root]
         while left:
             reference = left.pop()
+            if reference.kind is not Kind.INDEX:
+                yield reference
+                continue
             try:
-                plain, children = await self.load(reference)
-                if reference.kind is Kind.INDEX:
-                    index = decode_index(reference.level, plain, children)
-                    if indexes is not None:
-                        indexes.add(reference.id)
-                    left += [child.child for child in reversed(index)]
-                    continue
-                page = decode_page(plain, children)
+                index = decode_index(reference.level, *await self.load(reference))
             except (FrameMissing, FormatError) as error:
                 if damaged is None:
                     raise
                 damaged.append(str(error))
                 continue
-            for entry in page:
-                if entry.name <= last:
-                    raise FormatError(f"{reference}: pages of a directory are out of order")
-                last = entry.name
-                yield entry, reference
+            if indexes is not None:
+                indexes.add(reference.id)
+            left += [child.child for child in reversed(index)]
 
     async def blocks(
         self, stream: Descriptor, damaged: list[tuple[int, int]] | None = None

@@ -56,6 +56,11 @@ class Overwrite:
     def resumes(self) -> bool:
         return self.begun is not None
 
+    @property
+    def replaces_new(self) -> bool:
+        """Whether what somebody puts there meanwhile may be replaced."""
+        return self.mode != "never"
+
     def fate(self, entry: Entry, there: Stat | None, leads_to: bytes = b"") -> Fate:
         """*leads_to* is what is there if it is a symlink."""
         if there is None:
@@ -78,7 +83,7 @@ class Overwrite:
         name; one that somebody has written since has not.
         """
         if self.mode != "never" or there is None:
-            return self.mode != "never"
+            return self.replaces_new
         return self.crashed and self._is_ours(there) and there.mtime == entry.mtime
 
     def _is_ours(self, there: Stat) -> bool:

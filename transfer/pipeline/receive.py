@@ -1,30 +1,42 @@
 """Receive a tree: a point's entries come back into a target.
 
-What is damaged is named, everything else is given back. Directories are walked like in tree.py: one
-task each, at most BRANCHES together, and beyond that in their parent's place.
+What is damaged is named, everything else is given back. One task per directory, at most BRANCHES of
+them side by side (branches.py). Pages of new ones are given back in workers (page_writer.py);
+memory for each: the FEW directories that are in it.
+
+Others are walked name by name, BY_NAME of them side by side: those in which something stands
+already, or of which not all is wanted; and new ones that have many pages or directories take as
+much room. Memory for each: MAX_SMALL entries and a page, or AT_ONCE pages.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
+from contextlib import aclosing
 
 from transfer.errors import FormatError, FrameMissing
 from transfer.files.directories import Place
 from transfer.formats.entry import Entry, FileType, Root, decode_xattrs
-from transfer.formats.reference import Reference
+from transfer.formats.reference import Kind, Reference
 from transfer.pipeline import directory_tasks
 from transfer.pipeline.batching import Batcher
-from transfer.pipeline.branches import Branches
+from transfer.pipeline.branches import Branches, Permits
 from transfer.pipeline.directory_tasks import Done, Entered, Refusal, There
 from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.files import Report
 from transfer.pipeline.overwrite import Fate, Wanted
+from transfer.pipeline.page_tasks import Given, How, Left, NewPage
+from transfer.pipeline.page_writer import PageWriter
 from transfer.pipeline.receive_files import FileReceiver, ReceiveOptions
 from transfer.pipeline.receive_streams import Received
 from transfer.pipeline.small_files import message_size
 from transfer.pipeline.workers import Pool
 from transfer.targets import may_pass
+from transfer.waiting import task_group
 
-BRANCHES = 48
+BRANCHES = 256
+BY_NAME = 32
+AT_ONCE = 4  # pages of a directory
 MAX_SMALL = 512
 TOGETHER = 64  # directories that are entered, or finished, in one task
 MESSAGE = 2**20  # bytes
@@ -39,8 +51,10 @@ class TreeReceiver:
         self._pool, self._nodes, self._received = pool, nodes, received
         self._overwrite, self._selected = options.overwrite, options.selected
         self._files = FileReceiver(pool, nodes, received, options, report, group)
-        self._branches = Branches(group, BRANCHES)
-        self._everything = options.everything
+        self._branches = Branches(group, BRANCHES, BY_NAME)
+        self._everything = options.selected is None
+        how = How(self._overwrite.replaces_new, self._overwrite.resumes, self._everything)
+        self._pages = PageWriter(pool, nodes, received, how, group)
         self._filesystems: dict[int, Place] = {}
         self._entering: Batcher[tuple[Place, bytes], Entered | Refusal] = Batcher(
             group, self._entered, lambda _: 1, limit=TOGETHER, count=TOGETHER, parallel=2
@@ -57,7 +71,15 @@ class TreeReceiver:
 
     async def directory(self, place: Place, entry: Entry, path: bytes) -> None:
         """Give back the directory *entry*, whose parent in the target is *place*."""
-        entered = await self._entering.ask((place, entry.name))
+        await self._directory(place, entry, path, None)
+
+    async def _directory(
+        self, place: Place, entry: Entry, path: bytes, lent: Permits | None,
+        entered: Entered | Refusal | None = None,
+    ) -> None:  # fmt: skip
+        """*lent* is what the nearest one that it is in, and that takes much room, lends."""
+        if entered is None:
+            entered = await self._entering.ask((place, entry.name))
         if isinstance(entered, Exception):
             why = f"no directory can be made here: {entered}"
             return self._files.unwritable(path, why, may_pass(entered), "exists")
@@ -66,7 +88,11 @@ class TreeReceiver:
         self._files.left_over(below, entered.leftovers)
         if below.pin is not None:
             self._filesystems.setdefault(below.pin[0], below)
-        await self._children(entered, root, path)
+        if root is not None and entered.is_new and self._everything:
+            await self._new(entered, root, path, lent)
+        elif root is not None:
+            async with self._branches.large(lent) as lends:
+                await self._by_name(entered, root, path, lends)
         full = await self._with_xattrs(entry, path)
         failed = await self._finishing.ask(Done(place, full, below))
         if isinstance(failed, Exception):
@@ -82,7 +108,62 @@ class TreeReceiver:
         everything = self._everything and not self._received.unfinished
         return await self._pool.call(directory_tasks.finish_directories, done, everything)
 
-    async def _children(self, entered: Entered, root: Reference | None, path: bytes) -> None:
+    async def _new(
+        self, entered: Entered, root: Reference, path: bytes, lent: Permits | None
+    ) -> None:
+        """One in which nothing stands, and of which all is wanted."""
+        if root.kind is Kind.PAGE:
+            given = await self._pages.write(NewPage(entered.place, root, narrow=True))
+            if isinstance(given, Given):
+                return await _ended(await self._given(entered, given, path, lent))
+        async with self._branches.large(lent) as lends:
+            await self._wide(entered, root, path, lends)
+
+    async def _wide(self, entered: Entered, root: Reference, path: bytes, lends: Permits) -> None:
+        damaged: list[str] = []
+        branches: list[asyncio.Task[None]] = []
+        ahead: deque[tuple[Reference, asyncio.Task[Given | Left]]] = deque()
+        last = b""
+
+        async def take() -> None:
+            nonlocal last
+            page, task = ahead.popleft()
+            given = await task
+            if isinstance(given, Left):
+                return await self._by_name(entered, page, path, lends)
+            if given.first <= last:
+                raise FormatError(f"{page}: pages of a directory are out of order")
+            last = given.last
+            branches.extend(await self._given(entered, given, path, lends))
+
+        async with task_group() as group, aclosing(self._nodes.pages(root, damaged)) as pages:
+            async for page in pages:
+                new = NewPage(entered.place, page, narrow=False)
+                ahead.append((page, group.create_task(self._pages.write(new))))
+                if len(ahead) == AT_ONCE:
+                    await take()
+            while ahead:
+                await take()
+        await _ended(branches)
+        self._files.damage(path, damaged)
+
+    async def _given(
+        self, entered: Entered, given: Given, path: bytes, lent: Permits | None
+    ) -> list[asyncio.Task[None]]:
+        """The directories that are walked meanwhile."""
+        self._files.settle(path, given.done)
+        branches = [
+            await self._branches.start(
+                self._directory(entered.place, entry, path + b"/" + entry.name, lent, below)
+            )
+            for entry, below in given.below
+        ]
+        await self._others(entered, given.others, path)
+        return branches
+
+    async def _by_name(
+        self, entered: Entered, root: Reference, path: bytes, lends: Permits
+    ) -> None:
         damaged: list[str] = []
         others: list[Entry] = []
         branches: list[asyncio.Task[None]] = []
@@ -93,17 +174,16 @@ class TreeReceiver:
                 others = []
             last, below = page, path + b"/" + entry.name
             is_directory = entry.type is FileType.DIRECTORY
-            if not self._selected(below, is_directory):
+            if self._selected is not None and not self._selected(below, is_directory):
                 continue
             if is_directory:
                 branches.append(
-                    await self._branches.start(self.directory(entered.place, entry, below))
+                    await self._branches.start(self._directory(entered.place, entry, below, lends))
                 )
             else:
                 others.append(entry)
         await self._others(entered, others, path)
-        if branches:
-            await asyncio.wait(branches)
+        await _ended(branches)
         self._files.damage(path, damaged)
 
     async def _others(self, entered: Entered, entries: Sequence[Entry], path: bytes) -> None:
@@ -142,3 +222,8 @@ class TreeReceiver:
         except (FrameMissing, FormatError) as error:
             self._files.damage(path, [str(error)])
             return entry._replace(xattr_stream=None)
+
+
+async def _ended(branches: Sequence[asyncio.Task[None]]) -> None:
+    if branches:
+        await asyncio.wait(branches)

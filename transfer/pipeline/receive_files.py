@@ -21,6 +21,7 @@ from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.files import AT_ONCE, Report
 from transfer.pipeline.link_groups import Linked, LinkGroups
 from transfer.pipeline.overwrite import Overwrite, Wanted
+from transfer.pipeline.page_tasks import Done
 from transfer.pipeline.present_tasks import Existing
 from transfer.pipeline.receive_streams import (
     Extents,
@@ -40,12 +41,12 @@ from transfer.waiting import or_undone, task_group, to_the_end
 @dataclass
 class ReceiveOptions:
     overwrite: Overwrite = field(default_factory=Overwrite)
-    selected: Callable[[bytes, bool], bool] = lambda path, is_directory: True
-    """Whether an entry is wanted; for a directory also when something below it may be."""
+    selected: Callable[[bytes, bool], bool] | None = None
+    """Whether an entry is wanted; for a directory also when something below it may be. None: all
+    are, and then unfinished files that nobody goes on with are removed.
+    """
     label: bytes = b""
     """Of what is restored: a later run goes on with unfinished files that bear it."""
-    everything: bool = True
-    """Then unfinished files that nobody goes on with are removed."""
 
 
 class FileReceiver:
@@ -266,16 +267,30 @@ class FileReceiver:
     def exists(self, path: bytes) -> None:
         self._report.warn(path, "exists", "it is there already, and stays (--overwrite never)")
 
+    def settle(self, path: bytes, done: Done) -> None:
+        """What a worker did by itself in the new directory *path*."""
+        for name, one in done.told:
+            self._tell(path + b"/" + name, one)
+        for size in done.sizes:
+            self._file_done(size)
+            self._received.bytes_written += size
+
     def _settle(self, wanted: Wanted, done: Written) -> None:
-        entry, path = wanted.entry, wanted.path
+        self._tell(wanted.path, done)
+        if wanted.entry.type is FileType.FILE and not (done.damaged or done.error):
+            self._file_done(wanted.entry.size)
+
+    def _file_done(self, size: int) -> None:
+        self._received.files += 1
+        self._report.file_done(size)
+
+    def _tell(self, path: bytes, done: Written) -> None:
         if done.damaged:
-            return self.damage(path, [str(reference) for reference in done.damaged])
-        if done.error:
-            return self.unwritable(path, done.error, done.passing)
-        self.failed(path, list(done.failed))
-        if entry.type is FileType.FILE:
-            self._received.files += 1
-            self._report.file_done(entry.size)
+            self.damage(path, [str(reference) for reference in done.damaged])
+        elif done.error:
+            self.unwritable(path, done.error, done.passing)
+        else:
+            self.failed(path, done.failed)
 
     def unwritable(self, path: bytes, why: str, passing: bool, code: str = "unwritable") -> None:
         self._received.unfinished |= passing

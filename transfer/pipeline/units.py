@@ -5,7 +5,7 @@ opened once.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from transfer.formats.entry import Content, Entry, Slice
 from transfer.formats.reference import Reference
@@ -84,9 +84,17 @@ def frames_of(file: Planned, frames: Sequence[FrameAt]) -> tuple[FrameAt, ...]:
     )
 
 
-def batched(units: Iterable[Unit]) -> list[list[Unit]]:
+class Weighed(Protocol):
+    @property
+    def weight(self) -> int: ...
+
+
+W = TypeVar("W", bound=Weighed)
+
+
+def batched(units: Iterable[W]) -> list[list[W]]:
     """Runs of units, together at most BATCH bytes."""
-    batches: list[list[Unit]] = []
+    batches: list[list[W]] = []
     size = 0
     for unit in units:
         if not batches or size + unit.weight > BATCH:
