@@ -125,7 +125,7 @@ async def test_nor_does_the_point_depend_on_what_has_to_wait(sending, top, monke
         await both(sending, monkeypatch, top, parent, trusted_until=FOREVER)
 
 
-async def test_of_an_unchanged_tree_no_name_comes_back(sending, notes, top, monkeypatch):
+async def test_of_an_unchanged_tree_no_name_comes_back(sending, notes, top, monkeypatch, hashes):
     grow(random.Random(1), top)
     for number in range(700):  # more than are scanned together
         (top / f"{number}").touch()
