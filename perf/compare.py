@@ -5,7 +5,8 @@ backup the source is read once, so that all find it in the page cache, and befor
 others wrote is synced. Times are those of whole commands, start-up included; memory is the largest
 sum of Pss of a command's processes, sampled every 100 ms. Stores are behind HTTPS on loopback, as
 far as a program has that: `transfer vault serve`, and restic's with `rclone serve restic`. What the
-first run of each program restores is compared with the source.
+first run of each program restores is compared with the source. "Until synced" is until all that a
+command and its server have written is on the disk, which some see to before they end.
 """
 
 import argparse
@@ -206,5 +207,5 @@ def figure(
     sent = measured.said.get("bytes_sent", measured.said.get("bytes_received", grown))
     return Figure(
         work.name, tool.name, *of, measured.seconds, measured.cpu, measured.server_cpu,
-        measured.pss, measured.server_pss, sent, stored,
+        measured.pss, measured.server_pss, sent, stored, measured.synced,
     )  # fmt: skip

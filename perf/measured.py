@@ -12,9 +12,13 @@ from perf.tools import Tool
 
 
 class Measured(NamedTuple):
-    """Times in seconds, memory in bytes; *said* are the numbers in the command's own JSON."""
+    """Times in seconds, memory in bytes; *said* are the numbers in the command's own JSON.
+
+    *synced*: until all that was written is on the disk as well.
+    """
 
     seconds: float
+    synced: float
     cpu: float
     server_cpu: float | None
     pss: int
@@ -35,6 +39,8 @@ def measure(command: list[str], tool: Tool) -> Measured:
             # What the command's own processes took is counted with it once it has waited for them.
             _, status, usage = os.wait4(process.pid, 0)
             seconds = time.monotonic() - started
+        os.sync()
+        synced = time.monotonic() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         errors.seek(0)
         out.seek(0)
@@ -43,6 +49,6 @@ def measure(command: list[str], tool: Tool) -> Measured:
         said = tool.said(out.read())
     cpu = usage.ru_utime + usage.ru_stime
     if server is None:
-        return Measured(seconds, cpu, None, sampler.peak, None, said)
+        return Measured(seconds, synced, cpu, None, sampler.peak, None, said)
     served = cpu_of(server) - before
-    return Measured(seconds, cpu, served, sampler.peak, serving.peak, said)
+    return Measured(seconds, synced, cpu, served, sampler.peak, serving.peak, said)

@@ -10,8 +10,9 @@ MIB = 2**20
 class Figure(NamedTuple):
     """What one step of one run took; see `perf.measured.Measured`.
 
-    *stored* is in the store afterwards. *sent*: what the program says that it sent, or received in
-    a restore; of one that says nothing, what its store grew by in a backup.
+    *synced*: seconds until all that was written is on the disk as well. *stored* is in the store
+    afterwards. *sent*: what the program says that it sent, or received in a restore; of one that
+    says nothing, what its store grew by in a backup.
     """
 
     work: str
@@ -25,6 +26,7 @@ class Figure(NamedTuple):
     server_pss: int | None
     sent: int | None
     stored: int
+    synced: float
 
 
 def spread(values: Sequence[float], form: str) -> str:
@@ -55,6 +57,7 @@ class Column(NamedTuple):
 
 COLUMNS = (
     Column("", "s", ".2f", lambda figure: figure.seconds),
+    Column("until synced: ", "s", ".2f", lambda figure: figure.synced),
     Column("CPU of ", "s", ".2f", lambda figure: figure.cpu),
     Column("server's CPU of ", "s", ".2f", lambda figure: figure.server_cpu),
     Column("memory of ", "MiB", ".0f", lambda figure: _mib(figure.pss)),
@@ -81,7 +84,7 @@ def comparison(
             of.setdefault((figure.tool, figure.step), []).append(figure)
     rows = [[work, *tools.values()]]
     wanted = [(column, step) for column in COLUMNS for step in steps]
-    wanted.insert(len(steps), (STORED, steps[0]))
+    wanted.insert(2 * len(steps), (STORED, steps[0]))
     for column, step in wanted:
         every = [map(column.value, of.get((name, step), ())) for name in tools]
         values = [[value for value in each if value is not None] for each in every]

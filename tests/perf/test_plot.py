@@ -12,7 +12,7 @@ from tests.acceptance.needs import lacking
 
 HEAD = {"machine": "a machine", "commit": "abc"}
 TOOK = [
-    Figure(work, tool, step, run, 2.0 + run, 1.0, None, 1, None, None, 1)._asdict()
+    Figure(work, tool, step, run, 2.0 + run, 1.0, None, 1, None, None, 1, 2.0)._asdict()
     for work in ("image", "tree") for tool in ("transfer", "restic")
     for step in ("backup", "restore") for run in (0, 1) if (work, tool) != ("tree", "restic")
 ]  # fmt: skip

@@ -52,7 +52,7 @@ def test_a_sample_of_a_tree_has_as_much_of_small_files_as_of_large_ones(tmp_path
 
 
 def measured(seconds, cpu, server_cpu, **said):
-    return Measured(seconds, cpu, server_cpu, 0, 0, said)
+    return Measured(seconds, seconds, cpu, server_cpu, 0, 0, said)
 
 
 SPEEDS = [
