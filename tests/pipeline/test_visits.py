@@ -6,12 +6,15 @@ import random
 
 import pytest
 
+from tests.cli.machine import small_disk
 from tests.pipeline.conftest import Notes
 from tests.pipeline.test_tree import FOREVER, sent
-from transfer.errors import FormatError
+from transfer.errors import FormatError, NoSpace, WorkerLost
 from transfer.pipeline import leaf_tasks, pages, tasks, tree
 from transfer.pipeline.tree import TreeSender
 from transfer.pipeline.visits import Visits
+from transfer.pipeline.workers import Leased
+from transfer.vault.memory import MemoryVault
 
 
 @pytest.fixture
@@ -190,3 +193,66 @@ async def test_a_damaged_page_of_the_parent_is_never_taken_for_one_that_is_the_s
     monkeypatch.setattr(pages, "decode_page", damaged)
     root, *_ = await sent(sending, notes, top, parent, trusted_until=FOREVER)
     assert root.reference is None
+
+
+async def test_a_parent_that_is_not_trusted_is_compared_by_name(sending, top, monkeypatch):
+    grow(random.Random(3), top)
+    parent, *_ = await sent(sending, Notes(), top)
+    again, _, counted, _ = await both(
+        sending, monkeypatch, top, parent, trusted_until=FOREVER, trust=False
+    )
+    assert again == parent
+    assert counted.bytes_read > 0
+
+
+@pytest.mark.parametrize("one_file_system", [False, True])
+async def test_mounts_are_the_same_whoever_meets_them(sending, top, monkeypatch, one_file_system):
+    for name in ("a", "mounted", "z"):
+        (top / name).mkdir()
+        (top / name / "file").write_bytes(b"x" * 5_000)
+    with small_disk(top / "mounted") as disk:
+        (disk / "below").mkdir()
+        (disk / "below" / "there").write_bytes(b"y" * 5_000)
+        parent = None
+        for _ in range(2):
+            parent, entries, _, tree = await both(
+                sending, monkeypatch, top, parent, trusted_until=FOREVER,
+                one_file_system=one_file_system,
+            )  # fmt: skip
+            assert (b"mounted/below/there" in entries) is not one_file_system
+            assert list(tree.mounts) == ([] if one_file_system else [b"mounted"])
+
+
+async def test_a_worker_that_is_lost_with_what_it_built_costs_only_its_work(
+    sending, top, monkeypatch
+):
+    grow(random.Random(5), top)
+    lost, call = [], Leased.call
+
+    async def losing(self, function, *arguments, **named):
+        if function is leaf_tasks.seal_leaves and len(lost) < 2:
+            lost.append(function)
+            raise WorkerLost("a test")
+        return await call(self, function, *arguments, **named)
+
+    monkeypatch.setattr(Leased, "call", losing)
+    await both(sending, monkeypatch, top, None)
+    assert len(lost) == 2
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+async def test_a_vault_that_takes_nothing_more_ends_the_run(sending, top, monkeypatch, after):
+    grow(random.Random(6), top)
+    store, calls = MemoryVault.store, []
+
+    async def full(self, session, frames):
+        calls.append(len(frames))
+        if len(calls) > after:
+            raise NoSpace("a test")
+        return await store(self, session, frames)
+
+    monkeypatch.setattr(MemoryVault, "store", full)
+    async with asyncio.timeout(20):
+        with pytest.raises((NoSpace, ExceptionGroup)) as raised:
+            await sent(sending, Notes(), top)
+    assert raised.value.__class__ is NoSpace or raised.group_contains(NoSpace)
