@@ -2,6 +2,8 @@
 
 import os
 import time
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,12 +11,14 @@ from tests.pipeline.test_receive import directory, entry
 from transfer.files.directories import Place
 from transfer.formats.entry import FileType, Inline
 from transfer.formats.reference import Kind, tag_of
+from transfer.pipeline import write_tasks
 from transfer.pipeline.overwrite import Overwrite
 from transfer.pipeline.receive import TreeReceiver
 from transfer.pipeline.receive_files import ReceiveOptions
 from transfer.pipeline.receive_streams import Received
 from transfer.pipeline.streams import assemble
 from transfer.pipeline.tasks import BATCH
+from transfer.pipeline.write_tasks import FrameAt, Piece
 from transfer.targets.names import TEMPORARY, key_of, temporary_name, unowned
 
 DATA = tag_of(Kind.DATA)
@@ -260,3 +264,35 @@ def test_a_temporary_name_says_what_it_is_of():
     assert key_of(unowned(temporary_name(b"0123"))) == b"0123"
     for other in (temporary_name(), unowned(temporary_name()), b"x-0123-y", TEMPORARY + b"1-2"):
         assert key_of(other) == b""
+
+
+class Image:
+    """What a worker does to an image, in its order."""
+
+    def __init__(self):
+        self.calls = []
+
+    def write(self, offset, block):
+        self.calls.append((offset, block))
+
+    def flush(self):
+        self.calls.append("flush")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_blocks_of_an_image_are_written_when_the_worker_says_so(monkeypatch, fails):
+    image, contents = Image(), iter([b"a", b"b", ZeroDivisionError() if fails else b"c"])
+
+    def content(opened, frame):
+        found = next(contents)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(write_tasks.OpenedFrames, "content", content)
+    lane = SimpleNamespace(tools=SimpleNamespace(image=lambda held: image))
+    frames = [FrameAt(1, Piece(None, offset, 1), 0) for offset in range(3)]
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+        assert write_tasks.write_image(lane, None, frames, []) == []
+    written = [(0, b"a"), (1, b"b")] if fails else [(0, b"a"), (1, b"b"), (2, b"c")]
+    assert image.calls == [*written, "flush"]

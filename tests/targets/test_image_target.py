@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.cli.machine import loop_device
 from transfer.errors import NoSpace, NotFound, TargetRefused, TargetUnusable
+from transfer.files.direct import DirectWriter
 from transfer.targets.block_file import BlockFile
 from transfer.targets.image import image_target, zero
 from transfer.targets.names import TEMPORARY
@@ -32,6 +34,7 @@ def device(path):
 def write_block(fd, offset, block):
     file = BlockFile(os.dup(fd))
     file.write(offset, block)
+    file.flush()
     file.close()
 
 
@@ -191,5 +194,42 @@ def test_blocks_stand_where_they_were_written_whatever_their_offset_and_length(b
             block = bytes([number + 1]) * length
             file.write(offset, block)
             expected[offset : offset + length] = block
+        file.flush()
         file.close()
         assert os.pread(opened.fileno(), 2 * MIB, 0) == expected
+
+
+def test_a_block_that_cannot_be_written_is_told_of_before_the_one_after_it_or_at_the_end():
+    file = BlockFile(os.open("/dev/full", os.O_RDWR))
+    file.write(0, b"x" * MIB)
+    with pytest.raises(NoSpace):
+        file.write(MIB, b"y")
+    file.flush()  # that one was not taken
+    file.write(0, b"z")
+    with pytest.raises(NoSpace):
+        file.flush()
+    file.flush()
+    file.close()
+
+
+def test_blocks_that_follow_each_other_fast_are_each_written_as_they_were(path, monkeypatch):
+    """The disk is slow, and memory is used again while it writes."""
+    write = DirectWriter.write
+
+    def slowly(self, sectors, offset):
+        time.sleep(0.02)
+        write(self, sectors, offset)
+
+    monkeypatch.setattr(DirectWriter, "write", slowly)
+    block = bytearray(MIB)
+    with image_target(path, 4 * MIB, replace=False) as target:
+        file = BlockFile(os.dup(target.fd))
+        for number in range(4):
+            block[:] = bytes([number]) * MIB
+            file.write(number * MIB, block)
+        file.flush()
+        assert content(b"/proc/self/fd/%d" % target.fd) == b"".join(
+            bytes([number]) * MIB for number in range(4)
+        )
+        file.close()
+        target.finish()

@@ -332,11 +332,14 @@ def write_image(
 ) -> list[Reference]:  # fmt: skip
     """Write blocks into the image; the references of those that don't open."""
     file, damaged, opened = lane.tools.image(held), [], OpenedFrames(lane)
-    for frame in frames:
-        if (content := opened.content(frame)) is None:
-            damaged.append(frame.piece.reference)
-        else:
-            file.write(frame.piece.offset, content)
+    try:
+        for frame in frames:
+            if (content := opened.content(frame)) is None:
+                damaged.append(frame.piece.reference)
+            else:
+                file.write(frame.piece.offset, content)
+    finally:
+        file.flush()
     for offset, length in holes:
         image.zero(file.descriptor, offset, length)
     return damaged
