@@ -310,6 +310,15 @@ async def test_a_worker_imports_little():
     assert not {"asyncio", "subprocess", "socket", "cryptography", "ssl"} & set(alone)
 
 
+@pytest.mark.parametrize("name", ["directory_tasks", "page_tasks", "present_tasks", "write_tasks"])
+def test_what_restores_run_in_workers_brings_nothing_of_the_parent_process(name):
+    code = f"import sys, transfer.pipeline.{name}; print(*sys.modules)"
+    alone = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"asyncio", "transfer.pipeline.workers"} & set(alone)
+
+
 PARENT = """
 import asyncio, sys, time
 from transfer.pipeline.workers import Pool

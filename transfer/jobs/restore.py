@@ -35,9 +35,9 @@ from transfer.pipeline.fetch import NodeReader
 from transfer.pipeline.overwrite import Overwrite
 from transfer.pipeline.receive import TreeReceiver
 from transfer.pipeline.receive_files import ReceiveOptions
-from transfer.pipeline.receive_streams import Extents, Received, StreamReceiver
+from transfer.pipeline.receive_streams import Received, StreamReceiver
 from transfer.pipeline.workers import Leased, Pool
-from transfer.pipeline.write_tasks import FrameAt, Piece
+from transfer.pipeline.write_tasks import Extents, FrameAt, Piece
 from transfer.policy.bottleneck import Cause
 from transfer.policy.globs import Globs
 from transfer.sources.handles import file_handle, inode_handle

@@ -8,11 +8,11 @@ from transfer.formats.entry import Content, Entry, FileType, Root
 from transfer.formats.reference import Reference
 from transfer.pipeline import write_tasks
 from transfer.pipeline.fetch import NodeReader
-from transfer.pipeline.receive_streams import AT_ONCE, Extents, Received, batches, used
+from transfer.pipeline.receive_streams import AT_ONCE, Received, batches, used
 from transfer.pipeline.tasks import BATCH
 from transfer.pipeline.units import block_weight, by_block
 from transfer.pipeline.workers import Leased, Pool
-from transfer.pipeline.write_tasks import FrameAt, Piece
+from transfer.pipeline.write_tasks import Extents, FrameAt, Piece
 from transfer.waiting import task_group
 
 MAX_PIECES = 256

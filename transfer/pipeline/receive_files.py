@@ -24,7 +24,6 @@ from transfer.pipeline.overwrite import Overwrite, Wanted
 from transfer.pipeline.page_tasks import Done
 from transfer.pipeline.present_tasks import Existing
 from transfer.pipeline.receive_streams import (
-    Extents,
     Present,
     Received,
     StreamReceiver,
@@ -34,7 +33,7 @@ from transfer.pipeline.small_files import SmallWriter, inline
 from transfer.pipeline.tasks import BATCH
 from transfer.pipeline.units import Planned, Unit, batched, by_block, shared_block
 from transfer.pipeline.workers import Leased, Pool
-from transfer.pipeline.write_tasks import FrameAt, Piece, Written
+from transfer.pipeline.write_tasks import Extents, FrameAt, Piece, Written
 from transfer.waiting import or_undone, task_group, to_the_end
 
 

@@ -11,10 +11,9 @@ from transfer.formats.stream import MAX_BLOCK, Descriptor
 from transfer.pipeline.fetch import Given, NodeReader, Tries
 from transfer.pipeline.tasks import BATCH, DATA, block_extent
 from transfer.pipeline.workers import Leased, Pool
-from transfer.pipeline.write_tasks import FrameAt, Piece
+from transfer.pipeline.write_tasks import Extents, FrameAt, Piece
 from transfer.waiting import task_group
 
-Extents = list[tuple[int, int]]
 Use = Callable[[Leased, list[FrameAt], Extents], Awaitable[list[Reference]]]
 UseOf = Callable[[Sequence[int], list[FrameAt]], Awaitable[list[Reference]]]
 """Of units of pieces, by number: what of their frames does not open."""

@@ -11,9 +11,8 @@ from transfer.formats.entry import Content, Entry, Slice
 from transfer.formats.reference import Reference
 from transfer.pipeline.grouping import SHARED_BLOCK
 from transfer.pipeline.overwrite import Wanted
-from transfer.pipeline.receive_streams import Extents
 from transfer.pipeline.tasks import BATCH
-from transfer.pipeline.write_tasks import FrameAt, Piece
+from transfer.pipeline.write_tasks import Extents, FrameAt, Piece
 
 T = TypeVar("T")
 LIKELY = SHARED_BLOCK  # bytes of a shared block; at most it has MAX_BLOCK

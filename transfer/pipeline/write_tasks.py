@@ -19,6 +19,8 @@ from transfer.targets.block_file import BlockFile
 from transfer.targets.tree import TreeTarget
 
 P = ParamSpec("P")
+Extents = list[tuple[int, int]]
+"""(offset, length) of each."""
 
 
 class WriteTools:
